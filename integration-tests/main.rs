@@ -1,0 +1,1 @@
+//! Whole-process and whole-path tests.

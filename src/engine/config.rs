@@ -1,0 +1,65 @@
+//! Settings of the engine.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What an update does to parameters that it does not name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpdateMode {
+    /// They return to the pipeline's defaults, as gateways expect.
+    #[default]
+    Replace,
+    /// They keep their values.
+    Merge,
+}
+
+/// Settings of the engine, handed over the link at start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Parameters with which the pipeline is loaded before the first stream.
+    pub initial_params: serde_json::Map<String, serde_json::Value>,
+    /// Root of the models.
+    pub models: PathBuf,
+    /// Sessions at a time.
+    pub capacity: usize,
+    /// What an update does to parameters that it does not name.
+    pub updates: UpdateMode,
+    /// Milliseconds without a byte of input, from the start on, after which a session is taken for orphaned.
+    pub orphan_ms: u64,
+    /// Milliseconds without video, once there was some, after which a session ends.
+    pub input_timeout_ms: u64,
+    /// Milliseconds between two status events.
+    pub status_ms: u64,
+    /// Milliseconds of queued work up to which every frame is kept; beyond it the newest wins.
+    pub freshness_ms: u64,
+    /// Milliseconds that a session may take to end.
+    pub stop_ms: u64,
+    /// The trickle client.
+    pub trickle: crate::trickle::Config,
+    /// Codecs.
+    pub media: crate::media::Config,
+    /// ONNX Runtime.
+    pub inference: crate::inference::Config,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            initial_params: serde_json::Map::new(),
+            models: "/models".into(),
+            capacity: 1,
+            updates: UpdateMode::Replace,
+            orphan_ms: 20_000,
+            input_timeout_ms: 60_000,
+            status_ms: 10_000,
+            freshness_ms: 66,
+            stop_ms: 2_500,
+            trickle: Default::default(),
+            media: Default::default(),
+            inference: Default::default(),
+        }
+    }
+}

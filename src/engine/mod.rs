@@ -1,0 +1,5 @@
+//! engine: being built.
+
+mod config;
+
+pub use config::*;

@@ -1,0 +1,301 @@
+//! Frames, time stamps and pixel formats: plain data that every stage shares. No codec and no device calls live here.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+/// A presentation time in ticks of 90 kHz (ISO/IEC 13818-1), unwrapped: the 33-bit counter of the transport stream is
+/// extended, so values compare and subtract as plain numbers for the whole life of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// Ticks in one second.
+    pub const HZ: i64 = 90_000;
+
+    /// The time in seconds.
+    pub fn seconds(self) -> f64 {
+        self.0 as f64 / Self::HZ as f64
+    }
+
+    /// `self - earlier` in ticks of 90 kHz.
+    pub fn since(self, earlier: Timestamp) -> i64 {
+        self.0 - earlier.0
+    }
+}
+
+/// Width and height in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Size {
+    /// Pixels in a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+}
+
+impl Size {
+    /// A size of `width` × `height` pixels.
+    pub const fn new(width: u32, height: u32) -> Self {
+        Self { width, height }
+    }
+
+    /// `width × height`.
+    pub fn pixels(self) -> u64 {
+        u64::from(self.width) * u64::from(self.height)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.width, self.height)
+    }
+}
+
+/// How the samples of a [`VideoFrame`] lie in its buffer. Rows are tight: no padding between them or between planes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PixelFormat {
+    /// Planar 4:2:0: Y of `w × h`, then U and V of `⌈w/2⌉ × ⌈h/2⌉` bytes.
+    I420,
+    /// Packed RGB, three bytes a pixel: the `u8` NHWC layout that graphs take and give.
+    Rgb24,
+}
+
+impl PixelFormat {
+    /// Bytes of one frame of `size`.
+    pub fn bytes(self, size: Size) -> usize {
+        let (w, h) = (size.width as usize, size.height as usize);
+        match self {
+            PixelFormat::I420 => w * h + 2 * w.div_ceil(2) * h.div_ceil(2),
+            PixelFormat::Rgb24 => w * h * 3,
+        }
+    }
+}
+
+/// The matrix that relates YUV and RGB (ITU-T H.273, `MatrixCoefficients`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Matrix {
+    /// ITU-R BT.601, also what an untagged stream is taken for.
+    #[default]
+    Bt601,
+    /// ITU-R BT.709.
+    Bt709,
+}
+
+/// How YUV samples are to be read. Meaningless for [`PixelFormat::Rgb24`], where it says what the encoder must write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Color {
+    /// The YUV matrix.
+    pub matrix: Matrix,
+    /// True for samples of 0–255, false for the video range 16–235.
+    pub full_range: bool,
+    /// True where the stream itself carried the tag, so that the output repeats it; false leaves the output untagged.
+    pub tagged: bool,
+}
+
+/// When a frame passed each stage, all from one monotonic clock. A stage that was not reached is `None`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stamps {
+    /// The last byte of the frame's access unit came out of the socket.
+    pub received: Option<Instant>,
+    /// Decoded, scaled and cropped.
+    pub decoded: Option<Instant>,
+    /// The model began with it.
+    pub started: Option<Instant>,
+    /// The model was done with it.
+    pub done: Option<Instant>,
+    /// H.264 bytes were there.
+    pub encoded: Option<Instant>,
+    /// The bytes were handed to the socket of the output segment.
+    pub published: Option<Instant>,
+}
+
+/// One picture with its identity and its times.
+#[derive(Debug)]
+pub struct VideoFrame {
+    /// Counts the decoded frames of a session from 0, dropped ones included.
+    pub seq: u64,
+    /// The input's presentation time, kept through the pipeline.
+    pub pts: Timestamp,
+    /// Width and height in pixels.
+    pub size: Size,
+    /// Layout of `data`.
+    pub format: PixelFormat,
+    /// How to read YUV samples.
+    pub color: Color,
+    /// Times of the stages passed so far.
+    pub stamps: Stamps,
+    /// `format.bytes(size)` bytes.
+    pub data: FrameBuf,
+}
+
+impl VideoFrame {
+    /// A frame over a buffer of the right length for `size` and `format`, taken from `pool`. Its contents are whatever the
+    /// buffer held before. `None` when the pool has handed out all of its buffers.
+    pub fn take(pool: &FramePool, size: Size, format: PixelFormat, pts: Timestamp) -> Option<Self> {
+        let data = pool.take(format.bytes(size))?;
+        Some(Self { seq: 0, pts, size, format, color: Color::default(), stamps: Stamps::default(), data })
+    }
+
+    /// The planes of an I420 frame, Y, U and V; an RGB frame gives its bytes and two empty slices.
+    pub fn planes(&self) -> [&[u8]; 3] {
+        match self.format {
+            PixelFormat::Rgb24 => [&self.data, &[], &[]],
+            PixelFormat::I420 => {
+                let (luma, chroma) = self.plane_lengths();
+                let (y, uv) = self.data.split_at(luma);
+                let (u, v) = uv.split_at(chroma);
+                [y, u, v]
+            }
+        }
+    }
+
+    /// As [`Self::planes`], writable.
+    pub fn planes_mut(&mut self) -> [&mut [u8]; 3] {
+        let (luma, chroma) = self.plane_lengths();
+        match self.format {
+            PixelFormat::Rgb24 => [&mut self.data, &mut [], &mut []],
+            PixelFormat::I420 => {
+                let (y, uv) = self.data.split_at_mut(luma);
+                let (u, v) = uv.split_at_mut(chroma);
+                [y, u, v]
+            }
+        }
+    }
+
+    fn plane_lengths(&self) -> (usize, usize) {
+        let (w, h) = (self.size.width as usize, self.size.height as usize);
+        (w * h, w.div_ceil(2) * h.div_ceil(2))
+    }
+}
+
+/// One encoded audio packet, or one block of decoded samples, on its way around the pipeline.
+#[derive(Debug, Clone)]
+pub struct AudioFrame {
+    /// Presentation time of the first sample.
+    pub pts: Timestamp,
+    /// Samples a second.
+    pub rate: u32,
+    /// 1 or 2.
+    pub channels: u8,
+    /// Interleaved samples in −1…1.
+    pub samples: Vec<f32>,
+}
+
+impl AudioFrame {
+    /// Length in ticks of 90 kHz.
+    pub fn duration(&self) -> i64 {
+        let frames = self.samples.len() as i64 / i64::from(self.channels.max(1));
+        frames * Timestamp::HZ / i64::from(self.rate.max(1))
+    }
+}
+
+/// A bounded store of picture buffers, so that a running stream allocates nothing per frame.
+///
+/// Cloning gives another handle to the same store. At most `capacity` buffers are out at a time; a buffer comes back
+/// when its [`FrameBuf`] is dropped.
+#[derive(Clone)]
+pub struct FramePool {
+    shared: Arc<PoolShared>,
+}
+
+struct PoolShared {
+    give: Sender<Vec<u8>>,
+    take: Receiver<Vec<u8>>,
+}
+
+impl FramePool {
+    /// A pool of `capacity` buffers, each allocated when first needed.
+    pub fn new(capacity: usize) -> Self {
+        let (give, take) = bounded(capacity);
+        for _ in 0..capacity {
+            // The channel has room for exactly `capacity` buffers, so this cannot fail.
+            let _ = give.try_send(Vec::new());
+        }
+        Self { shared: Arc::new(PoolShared { give, take }) }
+    }
+
+    /// A buffer of `len` bytes, or `None` when all are in use.
+    pub fn take(&self, len: usize) -> Option<FrameBuf> {
+        let mut bytes = self.shared.take.try_recv().ok()?;
+        if bytes.len() != len {
+            bytes.clear();
+            bytes.shrink_to(len);
+            bytes.resize(len, 0);
+        }
+        Some(FrameBuf { bytes, home: Some(self.shared.clone()) })
+    }
+
+    /// Buffers that could be taken now.
+    pub fn available(&self) -> usize {
+        self.shared.take.len()
+    }
+}
+
+/// The bytes of one picture. Returns to its pool when dropped.
+pub struct FrameBuf {
+    bytes: Vec<u8>,
+    home: Option<Arc<PoolShared>>,
+}
+
+impl FrameBuf {
+    /// A buffer of its own, outside any pool: for files and tests.
+    pub fn owned(bytes: Vec<u8>) -> Self {
+        Self { bytes, home: None }
+    }
+}
+
+impl Deref for FrameBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl DerefMut for FrameBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl fmt::Debug for FrameBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FrameBuf({} bytes)", self.bytes.len())
+    }
+}
+
+impl Drop for FrameBuf {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.take() {
+            // Room is there for every buffer the pool ever gave out; a full channel would only free the memory.
+            let _ = home.give.try_send(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_come_back_and_are_bounded() {
+        let pool = FramePool::new(2);
+        let a = pool.take(10).expect("first");
+        let _b = pool.take(20).expect("second");
+        assert!(pool.take(1).is_none());
+        drop(a);
+        assert_eq!(pool.available(), 1);
+        assert_eq!(pool.take(30).expect("again").len(), 30);
+    }
+
+    #[test]
+    fn odd_sizes_have_rounded_chroma() {
+        assert_eq!(PixelFormat::I420.bytes(Size::new(3, 3)), 9 + 8);
+        let pool = FramePool::new(1);
+        let frame = VideoFrame::take(&pool, Size::new(3, 3), PixelFormat::I420, Timestamp(0)).expect("frame");
+        assert_eq!(frame.planes().map(<[u8]>::len), [9, 4, 4]);
+    }
+}

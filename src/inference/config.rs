@@ -1,0 +1,32 @@
+//! Settings of ONNX Runtime.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Where graphs run. A provider that cannot load is an error; nothing falls back to another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// The CPU.
+    #[default]
+    Cpu,
+    /// CUDA.
+    Cuda,
+    /// TensorRT, on CUDA.
+    Tensorrt,
+}
+
+/// Settings of ONNX Runtime.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Where graphs run.
+    pub provider: Provider,
+    /// Index of the GPU.
+    pub device: u32,
+    /// Threads of the CPU provider; 0 lets the runtime choose.
+    pub threads: u32,
+    /// Path of `libonnxruntime.so`; `None` looks in the usual places.
+    pub library: Option<PathBuf>,
+}

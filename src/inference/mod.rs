@@ -1,0 +1,5 @@
+//! inference: being built.
+
+mod config;
+
+pub use config::*;

@@ -1,0 +1,42 @@
+//! Weir runs live AI video: video comes in over trickle, every frame goes through a model, video goes out,
+//! and each frame is measured.
+//!
+//! # The map
+//!
+//! | module | what it holds | may use |
+//! | --- | --- | --- |
+//! | [`cli`] | subcommands: flags in, words and tables out | everything |
+//! | [`config`] | flags, variables and file to one checked configuration | the modules' own `Config` structs |
+//! | [`supervisor`] | the process that answers: HTTP API, admission, the engine child and its restarts | `link`, `health`, `metering` |
+//! | [`engine`] | the process that works: sessions and their stage threads | `link`, `pipeline`, `trickle`, `media`, `metering`, `health`, `frame` |
+//! | [`link`] | the messages between the two and their framing | nothing of ours |
+//! | [`pipeline`] | the `FrameProcessor` trait, parameters, the registry, the overlay | `graph`, `inference`, `frame` |
+//! | [`graph`] | a typed ONNX builder; knows no model | nothing of ours |
+//! | [`inference`] | ONNX Runtime sessions and providers | `frame` |
+//! | [`media`] | transport stream, H.264, audio, scaling, time stamps | `frame` |
+//! | [`trickle`] | protocol, subscriber, publisher, server | nothing of ours |
+//! | [`health`] | stream and process states as functions of observations and time | nothing of ours |
+//! | [`metering`] | frame stamps to histograms and counters | `frame` |
+//! | [`frame`] | frames, time stamps, pixel formats; plain data | nothing of ours |
+//!
+//! `integration-tests/layers.rs` checks these arrows.
+//!
+//! # The life of a frame
+//!
+//! `trickle` subscriber, chunk channel, decode thread (`media`), fresh queue A, model thread (`pipeline`), fresh
+//! queue B, encode thread (`media`), byte channel, `trickle` publisher. The table of channels stands at the top of
+//! [`engine`].
+
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod frame;
+pub mod graph;
+pub mod health;
+pub mod inference;
+pub mod link;
+pub mod media;
+pub mod metering;
+pub mod pipeline;
+pub mod supervisor;
+pub mod trickle;

@@ -1,0 +1,248 @@
+//! The messages between the supervisor and its engine, and their framing: JSON behind a 32-bit big-endian length, on the
+//! child's standard input and output. Plain data, no behaviour; a test can play either side.
+//!
+//! The supervisor speaks first with [`ToEngine::Load`]. Every request that carries an `id` is answered by exactly one
+//! [`FromEngine::Reply`] with that `id`. The pipe's end means the other side is gone: an engine whose input closes stops.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+mod framing;
+
+pub use framing::{LinkError, Reader, Writer};
+
+/// Longest message in bytes, framing excluded. Larger than the largest accepted request body.
+pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
+
+/// A stream as the orchestrator ordered it (`POST /live-video-to-video`). URLs are credentials: `Debug` hides them.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StreamRequest {
+    /// Where the input is read.
+    pub subscribe_url: String,
+    /// Where the output is written.
+    pub publish_url: String,
+    /// Where updates are read; empty for none.
+    #[serde(default)]
+    pub control_url: String,
+    /// Where events are written; empty for none.
+    #[serde(default)]
+    pub events_url: String,
+    /// The pipeline that the caller expects; empty for any.
+    #[serde(default)]
+    pub model_id: String,
+    /// Parameters of the pipeline.
+    #[serde(default)]
+    pub params: Map<String, Value>,
+    /// The gateway's request id, for logs.
+    #[serde(default)]
+    pub gateway_request_id: String,
+    /// The orchestrator's manifest id, for logs and the ledger.
+    #[serde(default)]
+    pub manifest_id: String,
+    /// The client's stream id, for logs; may be empty.
+    #[serde(default)]
+    pub stream_id: String,
+}
+
+impl std::fmt::Debug for StreamRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StreamRequest")
+            .field("model_id", &self.model_id)
+            .field("gateway_request_id", &self.gateway_request_id)
+            .field("manifest_id", &self.manifest_id)
+            .field("stream_id", &self.stream_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a session was when its engine went away.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Resume {
+    /// The parameters in force: those of the last accepted update, else of the start.
+    pub params: Map<String, Value>,
+    /// Engine restarts so far, this one included.
+    pub restart_count: u32,
+    /// Why the engine was replaced, for people.
+    pub reason: String,
+    /// The last lines that the old engine logged, at most 100.
+    pub logs: Vec<String>,
+    /// Unix time of the restart in milliseconds.
+    pub restart_time_ms: u64,
+    /// Unix time at which the session started, in milliseconds.
+    pub start_time_ms: u64,
+    /// The last video time stamp handed to the output, 90 kHz; frames up to it are not published again.
+    pub last_video_pts: Option<i64>,
+    /// As `last_video_pts`, for audio.
+    pub last_audio_pts: Option<i64>,
+    /// The next control segment to read.
+    pub control_seq: Option<u64>,
+}
+
+/// From the supervisor to the engine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToEngine {
+    /// Load this pipeline. First message, once.
+    Load {
+        /// Name of the pipeline.
+        pipeline: String,
+        /// `engine::Config` as JSON.
+        config: Value,
+    },
+    /// Check `request` and start it. Answered at once; the work begins after the answer.
+    Start {
+        /// Of the reply.
+        id: u64,
+        /// Names the session in every later message.
+        session: u64,
+        /// What to run.
+        request: Box<StreamRequest>,
+        /// Unix time in milliseconds at which the request arrived.
+        arrived_ms: u64,
+        /// Set when the session ran in an engine that is gone.
+        resume: Option<Box<Resume>>,
+    },
+    /// New parameters for a session.
+    Update {
+        /// Of the reply.
+        id: u64,
+        /// The session; `None` for the only one.
+        session: Option<u64>,
+        /// The new parameters.
+        params: Map<String, Value>,
+    },
+    /// End a session: flush, close, delete its channels. Answered by [`FromEngine::Ended`].
+    Stop {
+        /// The session.
+        session: u64,
+        /// For the log.
+        reason: String,
+    },
+    /// Asks for [`FromEngine::Metrics`].
+    Scrape {
+        /// Of the reply.
+        id: u64,
+    },
+    /// End every session within `grace_ms`, then exit 0.
+    Shutdown {
+        /// Milliseconds until the supervisor kills the engine.
+        grace_ms: u64,
+    },
+}
+
+/// What the engine says of a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Done, or taken on.
+    Accepted,
+    /// A parameter is wrong; nothing changed.
+    BadParams {
+        /// Which one, as a dotted path.
+        field: String,
+        /// Why.
+        reason: String,
+    },
+    /// Something else in the request is wrong (a URL, a model id); nothing changed.
+    BadRequest {
+        /// For the caller.
+        message: String,
+    },
+    /// Every session slot is in use.
+    Busy,
+    /// No such session.
+    NotFound,
+    /// The engine cannot do it now.
+    Failed {
+        /// For the caller.
+        message: String,
+    },
+}
+
+/// What the engine as a whole is doing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum Phase {
+    /// The pipeline loads.
+    Loading {
+        /// The step it is at, for people.
+        detail: String,
+    },
+    /// Warm.
+    Ready {
+        /// Milliseconds that loading took.
+        load_ms: u64,
+    },
+    /// Loading failed; the engine exits after this message.
+    Failed {
+        /// The library's own message with what to do.
+        message: String,
+    },
+}
+
+/// What a session looks like from outside.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionReport {
+    /// The session.
+    pub session: u64,
+    /// `ONLINE`, `LOADING`, `DEGRADED_INPUT`, `DEGRADED_INFERENCE`, `ERROR` or `OFFLINE`.
+    pub state: String,
+    /// The status object of the contract (`type`, `pipeline`, `start_time`, …), without its event envelope.
+    pub status: Value,
+    /// Parameters in force, what [`Resume::params`] must carry.
+    pub params: Map<String, Value>,
+    /// The next control segment to read.
+    pub control_seq: Option<u64>,
+}
+
+/// From the engine to the supervisor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromEngine {
+    /// The engine is there and reads its input. First message.
+    Hello {
+        /// Its process id.
+        pid: u32,
+    },
+    /// Loading moves on.
+    Phase(Phase),
+    /// Answer to a request.
+    Reply {
+        /// Of the request.
+        id: u64,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// Sent every 500 ms while every stage thread is alive and moving. Its absence means that the engine hangs.
+    Beat {
+        /// Milliseconds that the model thread has been inside one call; 0 when it waits for frames.
+        busy_ms: u64,
+    },
+    /// A session changed state, took new parameters, or a second went by.
+    Session(SessionReport),
+    /// Sent before the bytes of a frame leave, so that a new engine never repeats one.
+    Published {
+        /// The session.
+        session: u64,
+        /// Last video time stamp, 90 kHz.
+        video_pts: Option<i64>,
+        /// Last audio time stamp, 90 kHz.
+        audio_pts: Option<i64>,
+    },
+    /// A session is over and its resources are free.
+    Ended {
+        /// The session.
+        session: u64,
+        /// Why, for the log.
+        reason: String,
+        /// True when it ended because of a fault on our side.
+        fault: bool,
+    },
+    /// Prometheus text of the engine's own registry.
+    Metrics {
+        /// Of the request.
+        id: u64,
+        /// The text.
+        text: String,
+    },
+}

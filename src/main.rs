@@ -1,0 +1,5 @@
+//! The `weir` binary: one program, one subcommand a job.
+
+fn main() -> std::process::ExitCode {
+    weir::cli::main()
+}

@@ -1,0 +1,5 @@
+//! media: being built.
+
+mod config;
+
+pub use config::*;

@@ -1,0 +1,123 @@
+//! What turns a frame into another frame.
+//!
+//! A [`Pipeline`] is a name, a check of parameters and a way to load; a [`FrameProcessor`] is the loaded thing, owned by
+//! one thread. [`registry`] knows them all.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::frame::{FramePool, PixelFormat, Size, VideoFrame};
+
+pub mod registry;
+
+/// A JSON object of parameters, as it arrives with a start request or an update.
+pub type Params = Map<String, Value>;
+
+/// Why one parameter was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct ParamError {
+    /// The field's name; a dotted path for a nested one.
+    pub field: String,
+    /// What is wrong with it and what is expected.
+    pub reason: String,
+}
+
+/// Parameters that passed the check of their pipeline, whole and with every default filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checked {
+    /// Size of the output in pixels.
+    pub size: Size,
+    /// Whether the overlay is shown while the pipeline reloads.
+    pub show_reloading_frame: bool,
+    /// What the caller sent: what the status shows as `last_params`.
+    pub given: Arc<Params>,
+    /// Every field of the pipeline with its value, defaults included.
+    pub values: Arc<Params>,
+}
+
+/// How an update was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// In force from the next frame on.
+    Now,
+    /// Needs another graph: load a new processor with these parameters beside this one, then swap.
+    NeedsReload,
+}
+
+/// Why a pipeline could not load or a frame could not be processed.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The model, its provider or its library could not be loaded. The text names what is missing.
+    #[error("{0}")]
+    Load(String),
+    /// One frame failed; the next may succeed.
+    #[error("{0}")]
+    Frame(String),
+    /// Parameters that only the loaded model can judge are wrong; nothing was changed.
+    #[error(transparent)]
+    Params(#[from] ParamError),
+}
+
+/// What a pipeline needs to load.
+pub struct LoadContext<'a> {
+    /// Where the graph runs: `cpu`, `cuda` or `tensorrt`.
+    pub inference: &'a crate::inference::Config,
+    /// Root of the models, `/models` in a container.
+    pub models: PathBuf,
+    /// Where output pictures come from.
+    pub pool: FramePool,
+    /// Called with one line whenever loading reaches a new step.
+    pub progress: &'a (dyn Fn(&str) + Send + Sync),
+}
+
+/// A kind of pipeline: light, shared, and able to judge parameters without a device.
+pub trait Pipeline: Send + Sync {
+    /// The name that requests use as `model_id`.
+    fn name(&self) -> &'static str;
+
+    /// One sentence for people.
+    fn about(&self) -> &'static str;
+
+    /// JSON Schema (2020-12) of the parameters: an object whose `properties` carry `type`, `title`, `description`,
+    /// `default` and bounds. Pages make their controls from it.
+    fn schema(&self) -> Value;
+
+    /// Checks `params` as a whole. Takes under a millisecond and touches no device.
+    ///
+    /// # Errors
+    /// The first field that is wrong, and why. Nothing is changed.
+    fn check(&self, params: &Params) -> Result<Checked, ParamError>;
+
+    /// Loads the model and runs it once, so that the first frame of a stream is as fast as the next.
+    /// Blocks; call it on a thread of its own.
+    ///
+    /// # Errors
+    /// [`PipelineError::Load`] with what is missing.
+    fn load(&self, cx: &LoadContext<'_>, params: &Checked) -> Result<Box<dyn FrameProcessor>, PipelineError>;
+}
+
+/// A loaded pipeline. Lives on one thread from its first frame on; that thread owns every device session.
+pub trait FrameProcessor: Send {
+    /// The layout that [`Self::process`] wants and gives.
+    fn format(&self) -> PixelFormat;
+
+    /// Takes new parameters between two frames.
+    ///
+    /// # Errors
+    /// [`PipelineError::Params`]; the old parameters stay in force.
+    fn apply(&mut self, params: &Checked) -> Result<Applied, PipelineError>;
+
+    /// Turns one frame into the next output. Size and layout are those of the parameters in force; `pts`, `seq` and
+    /// `stamps` pass through.
+    ///
+    /// # Errors
+    /// [`PipelineError::Frame`]; the processor stays usable.
+    fn process(&mut self, frame: VideoFrame) -> Result<VideoFrame, PipelineError>;
+
+    /// Forgets everything that frames left behind, so that the next stream starts clean. The model stays loaded.
+    fn reset(&mut self);
+}

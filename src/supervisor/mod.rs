@@ -1,0 +1,5 @@
+//! supervisor: being built.
+
+mod config;
+
+pub use config::*;

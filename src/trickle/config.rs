@@ -1,0 +1,47 @@
+//! Settings of the trickle client.
+
+use serde::{Deserialize, Serialize};
+
+/// How the certificate of a trickle server is judged. Orchestrators make a self-signed one at every start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsPolicy {
+    /// Any certificate will do: what a runner managed by an orchestrator needs.
+    #[default]
+    Skip,
+    /// Only the certificate with this SHA-256 fingerprint (64 hex digits, of the DER form).
+    Pin(String),
+    /// A valid chain to a public root for the right name.
+    Verify,
+}
+
+/// Settings of the trickle client.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// How certificates are judged.
+    pub tls: TlsPolicy,
+    /// Milliseconds to reach a server.
+    pub connect_timeout_ms: u64,
+    /// Milliseconds after which a GET without an answer is asked again on a new connection.
+    pub silent_get_ms: u64,
+    /// Failures in a row, without one success between, that end a channel.
+    pub max_failures: u32,
+    /// Milliseconds between two tries.
+    pub retry_delay_ms: u64,
+    /// Longest accepted JSON document on a control channel, in bytes.
+    pub max_document: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            tls: TlsPolicy::Skip,
+            connect_timeout_ms: 5_000,
+            silent_get_ms: 20_000,
+            max_failures: 7,
+            retry_delay_ms: 300,
+            max_document: 1024 * 1024,
+        }
+    }
+}
