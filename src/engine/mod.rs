@@ -1,6 +1,38 @@
-//! engine: being built.
+//! The process that works: it loads the pipeline, runs sessions, and tells the supervisor how they are.
+//!
+//! # Threads
+//!
+//! | thread | life | does |
+//! | --- | --- | --- |
+//! | main | engine | the tokio runtime: link, trickle, control, events, timers |
+//! | `weir-model` | engine | loads the pipeline, owns it, processes frames |
+//! | `weir-load` | one load | loads another graph beside a running stream |
+//! | `weir-decode` | session | transport stream, H.264, scale and crop |
+//! | `weir-encode` | session | overlay, H.264, audio, transport stream |
+//!
+//! # Channels
+//!
+//! | from → to | holds | when full |
+//! | --- | --- | --- |
+//! | socket → decode ([`ingest::PIECES`]) | pieces of input | the socket is not read |
+//! | decode → model ([`fresh::Fresh`]) | 8 pictures | the oldest is dropped, counted as `input`; a slow model takes the newest |
+//! | model → encode ([`outbox::Outbox`]) | 6 pictures, 256 audio packets | the oldest is dropped, counted as `output` |
+//! | encode → socket ([`egress::PIECES`]) | pieces of output | the encoder waits, so pictures are dropped before it |
+//! | session → events ([`events::Events`]) | 64 events | the newest is dropped and counted |
+//! | engine → supervisor | 256 messages | progress messages are dropped, others wait |
 
 mod config;
-
-pub use config::*;
+pub mod control;
+pub mod egress;
+pub mod events;
 pub mod fresh;
+mod host;
+pub mod ingest;
+pub mod model;
+pub mod outbox;
+mod report;
+mod session;
+mod shared;
+
+pub use config::{Config, UpdateMode};
+pub use host::{EngineError, run};

@@ -1,0 +1,355 @@
+//! From pictures to the output channel: a thread that encodes and a task that publishes.
+
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::outbox::{Meta, Next, Picture};
+use super::shared::{ENCODE, Shared};
+use crate::frame::{PixelFormat, Size, Stamps, Timestamp, VideoFrame};
+use crate::media::{AudioHold, Chunk, MediaError, Output, OutputConfig, SegmentSink, VideoOut};
+use crate::metering::{Kind, Place};
+use crate::pipeline::overlay::Overlay;
+use crate::trickle::{Publisher, SegmentWriter};
+
+/// Pieces of output that may wait for the publisher: over two seconds of pictures and audio.
+pub const PIECES: usize = 256;
+
+/// How long the encoder waits before it looks at held audio again.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A last good picture older than this is not shown behind the overlay.
+const BACKGROUND: Duration = Duration::from_secs(5);
+
+/// A piece of the output channel.
+#[derive(Debug)]
+pub enum Piece {
+    /// A segment begins.
+    Begin,
+    /// Bytes of it.
+    Bytes(Bytes, What),
+    /// It ends.
+    End,
+}
+
+/// What bytes hold.
+#[derive(Clone, Copy, Debug)]
+pub enum What {
+    /// One picture.
+    Video {
+        /// Its number.
+        seq: u64,
+        /// Its time stamp.
+        pts: Timestamp,
+        /// Its times.
+        stamps: Stamps,
+        /// What it shows.
+        kind: Kind,
+    },
+    /// Audio up to this time stamp.
+    Audio(Timestamp),
+    /// Tables.
+    Tables,
+}
+
+/// Starts the encode thread. It ends when the outbox is closed and empty, or the session is cancelled.
+///
+/// # Errors
+/// When the system has no thread to give.
+pub fn spawn_encoder(
+    shared: Arc<Shared>,
+    config: OutputConfig,
+    pieces: mpsc::Sender<Piece>,
+    resume_after: (Option<Timestamp>, Option<Timestamp>),
+) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("weir-encode".into()).spawn(move || {
+        let size = config.size;
+        let mut output = match Output::new(config) {
+            Ok(output) => output,
+            Err(error) => {
+                shared.fail("encode", format!("The encoder could not be opened: {error}"));
+                shared.cancel.cancel();
+                return;
+            }
+        };
+        tracing::info!(session = shared.id, "Encoding {size} with {}.", output.encoder_name());
+        output.resume_after(resume_after.0, resume_after.1);
+        let sink = Sink { shared: shared.clone(), pieces, video: None, open: false };
+        let mut encoder = Encoder { shared, output, hold: AudioHold::default(), sink, size, kept: None, overlay: None };
+        if let Err(error) = encoder.run() {
+            encoder.shared.fail("encode", format!("The encoder failed: {error}"));
+            encoder.shared.cancel.cancel();
+        }
+    })
+}
+
+struct Encoder {
+    shared: Arc<Shared>,
+    output: Output,
+    hold: AudioHold,
+    sink: Sink,
+    size: Size,
+    /// The last good picture and when it was made.
+    kept: Option<(VideoFrame, Instant)>,
+    overlay: Option<(Overlay, VideoFrame)>,
+}
+
+impl Encoder {
+    fn run(&mut self) -> Result<(), MediaError> {
+        loop {
+            let next = self.shared.output.pop(Instant::now() + LOOK);
+            if self.shared.cancel.is_cancelled() {
+                return Ok(());
+            }
+            let now = Instant::now();
+            self.shared.busy[ENCODE].set(now);
+            let result = match next {
+                Next::Audio(packet) => {
+                    self.hold.push(packet, now);
+                    self.release(now)
+                }
+                Next::Video(picture) => self.video(picture).and_then(|()| self.release(now)),
+                Next::Nothing => self.release(now),
+                Next::Closed => {
+                    while let Some(packet) = self.hold.flush() {
+                        self.output.audio(&packet, &mut self.sink)?;
+                    }
+                    self.output.finish(&mut self.sink)?;
+                    self.shared.busy[ENCODE].clear();
+                    return Ok(());
+                }
+            };
+            self.shared.busy[ENCODE].clear();
+            result?;
+        }
+    }
+
+    /// Sends the audio whose time has come.
+    fn release(&mut self, now: Instant) -> Result<(), MediaError> {
+        while let Some(packet) = self.hold.release(now) {
+            self.output.audio(&packet, &mut self.sink)?;
+        }
+        Ok(())
+    }
+
+    fn video(&mut self, picture: Picture) -> Result<(), MediaError> {
+        match picture {
+            Picture::Frame(frame) => {
+                self.encode(&frame, Kind::Processed)?;
+                self.kept = Some((frame, Instant::now()));
+                self.overlay = None;
+            }
+            Picture::Repeat(meta) => match self.kept.take() {
+                Some((mut frame, made)) => {
+                    stamp(&mut frame, meta);
+                    let result = self.encode(&frame, Kind::Repeated);
+                    self.kept = Some((frame, made));
+                    result?;
+                }
+                None => self.overlay(meta, "Waiting for the model…")?,
+            },
+            Picture::Overlay(meta) => {
+                let notice = self.shared.notice.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                self.overlay(meta, &notice)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows the overlay at the time of `meta`: never the camera.
+    fn overlay(&mut self, meta: Meta, notice: &str) -> Result<(), MediaError> {
+        let now = Instant::now();
+        let (mut overlay, mut frame) = match self.overlay.take() {
+            Some(both) => both,
+            None => {
+                let mut overlay = Overlay::new(self.size);
+                if let Some((frame, made)) = &self.kept
+                    && now.saturating_duration_since(*made) < BACKGROUND
+                {
+                    overlay.set_background(frame);
+                }
+                let Some(frame) = VideoFrame::take(&self.shared.pool, self.size, PixelFormat::I420, meta.pts) else {
+                    self.shared.metrics.drop_at(Place::Decode);
+                    return Ok(());
+                };
+                (overlay, frame)
+            }
+        };
+        let since = self.shared.notice_since.get().unwrap_or(now);
+        overlay.draw(&mut frame, notice, now.saturating_duration_since(since));
+        stamp(&mut frame, meta);
+        let result = self.encode(&frame, Kind::Overlay);
+        self.overlay = Some((overlay, frame));
+        result
+    }
+
+    fn encode(&mut self, frame: &VideoFrame, kind: Kind) -> Result<(), MediaError> {
+        self.sink.video = Some((frame.seq, frame.stamps, kind));
+        let result = self.output.video(frame, &mut self.sink);
+        self.sink.video = None;
+        if let VideoOut::DroppedOutOfOrder = result? {
+            self.shared.metrics.drop_at(Place::Order);
+            tracing::debug!(session = self.shared.id, pts = frame.pts.0, "Timestamps out of order; dropping video.");
+            return Ok(());
+        }
+        self.hold.video(frame.pts, Instant::now());
+        Ok(())
+    }
+}
+
+fn stamp(frame: &mut VideoFrame, meta: Meta) {
+    (frame.seq, frame.pts, frame.stamps) = (meta.seq, meta.pts, meta.stamps);
+}
+
+/// Where encoded bytes go: to the publisher, waiting when it is behind.
+struct Sink {
+    shared: Arc<Shared>,
+    pieces: mpsc::Sender<Piece>,
+    /// Number, times and kind of the picture that is being encoded.
+    video: Option<(u64, Stamps, Kind)>,
+    open: bool,
+}
+
+impl Sink {
+    fn send(&mut self, piece: Piece) {
+        // A publisher that is gone has cancelled the session, which the encoder sees before its next picture.
+        let _ = self.pieces.blocking_send(piece);
+    }
+}
+
+impl SegmentSink for Sink {
+    fn begin(&mut self, pts: Timestamp) {
+        tracing::trace!(session = self.shared.id, pts = pts.0, "An output segment begins.");
+        self.open = true;
+        self.send(Piece::Begin);
+    }
+
+    fn bytes(&mut self, bytes: Bytes, what: Chunk) {
+        let what = match what {
+            Chunk::Video { pts } => match self.video {
+                Some((seq, mut stamps, kind)) => {
+                    stamps.encoded = Some(Instant::now());
+                    What::Video { seq, pts, stamps, kind }
+                }
+                None => What::Tables,
+            },
+            Chunk::Audio { pts } => What::Audio(pts),
+            Chunk::Tables => What::Tables,
+        };
+        self.send(Piece::Bytes(bytes, what));
+    }
+
+    fn end(&mut self) {
+        self.open = false;
+        self.send(Piece::End);
+    }
+}
+
+/// Writes pieces to the output channel until they end. Returns why it stopped early, if it did.
+///
+/// `progress` is called with the time stamps of video and audio before their bytes leave, `first` once after the
+/// first bytes have.
+pub async fn publish(
+    shared: Arc<Shared>,
+    publisher: &mut Publisher,
+    mut pieces: mpsc::Receiver<Piece>,
+    mut progress: impl FnMut(Option<Timestamp>, Option<Timestamp>),
+    first: impl FnOnce(),
+) -> Option<String> {
+    let mut first = Some(first);
+    let mut writer: Option<SegmentWriter> = None;
+    let gauge = |kind, value: u64| shared.metrics.trickle.with_label_values(&["output", kind]).set(value as i64);
+    while let Some(piece) = pieces.recv().await {
+        match piece {
+            Piece::Begin => match publisher.begin().await {
+                Ok(opened) => writer = Some(opened),
+                Err(error) if error.is_end() => return Some(format!("the output ended: {error}")),
+                Err(error) => {
+                    shared.fail("trickle", format!("An output segment could not be opened: {error}"));
+                    writer = None;
+                }
+            },
+            Piece::Bytes(bytes, what) => {
+                match what {
+                    What::Video { pts, .. } => progress(Some(pts), None),
+                    What::Audio(pts) => progress(None, Some(pts)),
+                    What::Tables => {}
+                }
+                let length = bytes.len() as u64;
+                let sent = match &mut writer {
+                    None => false,
+                    Some(open) => match open.write(bytes).await {
+                        Ok(()) => true,
+                        Err(error) => {
+                            writer = None;
+                            if error.is_end() {
+                                return Some(format!("the output ended: {error}"));
+                            }
+                            shared.fail("trickle", format!("An output segment broke off: {error}"));
+                            false
+                        }
+                    },
+                };
+                if sent {
+                    shared.metrics.bytes_out.inc_by(length);
+                    if let Some(first) = first.take() {
+                        first();
+                    }
+                }
+                if let What::Video { seq, pts, stamps, kind } = what {
+                    sent_frame(&shared, sent, seq, pts, stamps, kind);
+                }
+            }
+            Piece::End => {
+                if let Some(open) = writer.take() {
+                    let seq = open.seq();
+                    match open.finish().await {
+                        Ok(_) => tracing::debug!(session = shared.id, "Published seq={seq}."),
+                        Err(error) if error.is_end() => return Some(format!("the output ended: {error}")),
+                        Err(error) => shared.fail("trickle", format!("Output segment {seq} was lost: {error}")),
+                    }
+                }
+                let stats = publisher.stats();
+                gauge("segments", stats.segments);
+                gauge("lost", stats.lost);
+                gauge("retries", stats.retries);
+            }
+        }
+    }
+    None
+}
+
+fn sent_frame(shared: &Shared, sent: bool, seq: u64, pts: Timestamp, mut stamps: Stamps, kind: Kind) {
+    if !sent {
+        shared.metrics.drop_at(Place::Publish);
+        return;
+    }
+    let now = Instant::now();
+    stamps.published = Some(now);
+    shared.metrics.published(kind, &stamps);
+    if kind == Kind::Processed {
+        shared.last_output.set(now);
+        shared.frames_out.fetch_add(1, Ordering::Relaxed);
+    }
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        let ms = |from: Option<Instant>, to: Option<Instant>| {
+            from.zip(to).map_or(0.0, |(from, to)| to.saturating_duration_since(from).as_secs_f64() * 1000.0)
+        };
+        tracing::debug!(
+            session = shared.id,
+            pts = pts.0,
+            picture = kind.label(),
+            decode_ms = ms(stamps.received, stamps.decoded),
+            queue_ms = ms(stamps.decoded, stamps.started),
+            model_ms = ms(stamps.started, stamps.done),
+            encode_ms = ms(stamps.done, stamps.encoded),
+            publish_ms = ms(stamps.encoded, stamps.published),
+            "Processing frame {seq}"
+        );
+    }
+}

@@ -1,0 +1,364 @@
+//! The engine's end of the link: takes orders from the supervisor, keeps the sessions, says that it is alive.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+
+use super::config::Config;
+use super::model::{Model, Said};
+use super::session::{Deps, Handle, Order};
+use super::shared::BUFFERS;
+use crate::frame::FramePool;
+use crate::link::{FromEngine, LinkError, Outcome, Phase, Reader, StreamRequest, ToEngine, Writer};
+use crate::metering::Metrics;
+use crate::pipeline::{Pipeline, registry};
+use crate::trickle::Client;
+
+/// Messages that may wait for the supervisor.
+const LINK_QUEUE: usize = 256;
+/// Time between two beats.
+const BEAT: Duration = Duration::from_millis(500);
+
+/// Why an engine cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The supervisor's pipe broke or spoke nonsense.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The first message was not `Load`, or its settings cannot be read.
+    #[error("the supervisor's first message cannot be used: {0}")]
+    Orders(String),
+    /// The pipeline could not be loaded.
+    #[error("{0}")]
+    Load(String),
+    /// The system refused a thread.
+    #[error("a thread could not be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// The way to the supervisor.
+#[derive(Clone)]
+pub(super) struct ToSupervisor(mpsc::Sender<FromEngine>);
+
+impl ToSupervisor {
+    /// Sends a message that must arrive; waits while the queue is full.
+    pub async fn send(&self, message: FromEngine) {
+        // A closed queue means that the supervisor is gone, which the reader notices.
+        let _ = self.0.send(message).await;
+    }
+
+    /// Sends a message of which a newer one will come; drops it when the queue is full.
+    pub fn hint(&self, message: FromEngine) {
+        let _ = self.0.try_send(message);
+    }
+
+    /// As [`Self::send`], from a thread.
+    pub fn send_blocking(&self, message: FromEngine) {
+        let _ = self.0.blocking_send(message);
+    }
+}
+
+/// Serves the supervisor at the other end of `orders` and `answers` until it says `Shutdown` or closes its end.
+///
+/// # Errors
+/// [`EngineError`]; the process should end with a code other than 0.
+pub async fn run(
+    orders: impl AsyncRead + Unpin + Send + 'static,
+    answers: impl AsyncWrite + Unpin + Send + 'static,
+) -> Result<(), EngineError> {
+    let mut orders = Reader::<_, ToEngine>::new(orders);
+    let (queue, mut messages) = mpsc::channel(LINK_QUEUE);
+    let supervisor = ToSupervisor(queue);
+    let mut writer = Writer::<_, FromEngine>::new(answers);
+    let sender = tokio::spawn(async move {
+        while let Some(message) = messages.recv().await {
+            if writer.send(&message).await.is_err() {
+                break;
+            }
+        }
+    });
+    supervisor.send(FromEngine::Hello { pid: std::process::id() }).await;
+    let result = match Host::load(&mut orders, supervisor).await {
+        Ok(Some(host)) => host.serve(&mut orders).await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    // The host is gone, so the queue ends once its last message is out.
+    let _ = tokio::time::timeout(Duration::from_secs(1), sender).await;
+    result
+}
+
+struct Host {
+    supervisor: ToSupervisor,
+    config: Arc<Config>,
+    pipeline: &'static dyn Pipeline,
+    metrics: Arc<Metrics>,
+    client: Client,
+    pool: FramePool,
+    model: Model,
+    said: mpsc::Receiver<Said>,
+    sessions: HashMap<u64, Handle>,
+    ended: mpsc::Sender<u64>,
+    ends: mpsc::Receiver<u64>,
+    loaded: bool,
+}
+
+impl Host {
+    async fn load<R: AsyncRead + Unpin>(
+        orders: &mut Reader<R, ToEngine>,
+        supervisor: ToSupervisor,
+    ) -> Result<Option<Self>, EngineError> {
+        let (name, config) = match orders.next().await? {
+            Some(ToEngine::Load { pipeline, config }) => (pipeline, config),
+            Some(other) => return Err(EngineError::Orders(format!("expected `load`, got {other:?}"))),
+            None => return Ok(None),
+        };
+        let config: Config = serde_json::from_value(config).map_err(|error| EngineError::Orders(error.to_string()))?;
+        let fail = async |message: String| {
+            supervisor.send(FromEngine::Phase(Phase::Failed { message: message.clone() })).await;
+            EngineError::Load(message)
+        };
+        let Some(pipeline) = registry::find(&name) else {
+            let known: Vec<_> = registry::all().iter().map(|pipeline| pipeline.name()).collect();
+            return Err(fail(format!("there is no pipeline `{name}`; this build has {}", known.join(", "))).await);
+        };
+        let checked = match pipeline.check(&config.initial_params) {
+            Ok(checked) => checked,
+            Err(error) => return Err(fail(format!("the initial parameters of {name} are wrong: {error}")).await),
+        };
+        let client = match Client::new(&config.trickle) {
+            Ok(client) => client,
+            Err(error) => return Err(fail(format!("the trickle client cannot be set up: {error}")).await),
+        };
+        let metrics = match Metrics::new() {
+            Ok(metrics) => Arc::new(metrics),
+            Err(error) => return Err(fail(format!("metrics cannot be set up: {error}")).await),
+        };
+        let config = Arc::new(config);
+        let pool = FramePool::new(BUFFERS);
+        // A load says few lines; a full queue would only delay it.
+        let (say, said) = mpsc::channel(16);
+        let say = move |what| {
+            let _ = say.blocking_send(what);
+        };
+        tracing::info!(pipeline = name, "Loading the pipeline.");
+        let model = Model::start(pipeline, checked, config.clone(), pool.clone(), say)?;
+        let (ended, ends) = mpsc::channel(config.capacity.max(1));
+        Ok(Some(Self {
+            supervisor,
+            config,
+            pipeline,
+            metrics,
+            client,
+            pool,
+            model,
+            said,
+            sessions: HashMap::new(),
+            ended,
+            ends,
+            loaded: false,
+        }))
+    }
+
+    async fn serve<R: AsyncRead + Unpin>(mut self, orders: &mut Reader<R, ToEngine>) -> Result<(), EngineError> {
+        let mut beat = tokio::time::interval(BEAT);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                order = orders.next() => match order? {
+                    None => {
+                        tracing::warn!("The supervisor is gone; the engine stops.");
+                        self.shutdown(Duration::from_secs(2)).await;
+                        return Ok(());
+                    }
+                    Some(ToEngine::Shutdown { grace_ms }) => {
+                        self.shutdown(Duration::from_millis(grace_ms)).await;
+                        return Ok(());
+                    }
+                    Some(order) => self.order(order).await,
+                },
+                Some(said) = self.said.recv() => self.said(said).await?,
+                Some(session) = self.ends.recv() => {
+                    self.sessions.remove(&session);
+                    self.metrics.sessions.set(self.sessions.len() as i64);
+                }
+                now = beat.tick() => {
+                    let now = now.into_std();
+                    let busy_ms = self.sessions.values().map(|session| session.busy_ms(now)).max().unwrap_or(0);
+                    self.supervisor.hint(FromEngine::Beat { busy_ms });
+                }
+            }
+        }
+    }
+
+    async fn said(&mut self, said: Said) -> Result<(), EngineError> {
+        let name = self.pipeline.name();
+        match said {
+            Said::Loading(detail) => {
+                tracing::info!(pipeline = name, "Loading: {detail}");
+                for session in self.sessions.values() {
+                    session.notice(format!("Loading {name}: {detail}"));
+                }
+                self.supervisor.send(FromEngine::Phase(Phase::Loading { detail })).await;
+            }
+            Said::Ready(took) => {
+                self.loaded = true;
+                let load_ms = took.as_millis() as u64;
+                tracing::info!(pipeline = name, load_ms, "Warm model loaded");
+                self.supervisor.send(FromEngine::Phase(Phase::Ready { load_ms })).await;
+            }
+            Said::Failed(message) => {
+                tracing::error!(pipeline = name, "Error loading pipeline: {message}");
+                for session in self.sessions.values() {
+                    session.fail(format!("Error loading pipeline: {message}"));
+                }
+                self.shutdown(Duration::from_secs(1)).await;
+                self.supervisor.send(FromEngine::Phase(Phase::Failed { message: message.clone() })).await;
+                return Err(EngineError::Load(message));
+            }
+        }
+        Ok(())
+    }
+
+    async fn order(&mut self, order: ToEngine) {
+        match order {
+            ToEngine::Load { .. } => tracing::error!("The supervisor asked for a second pipeline; it is ignored."),
+            ToEngine::Shutdown { .. } => {}
+            ToEngine::Start { id, session, request, arrived_ms, resume } => {
+                let outcome = self.start(Order { session, request: *request, arrived_ms, resume: resume.map(|r| *r) });
+                self.supervisor.send(FromEngine::Reply { id, outcome }).await;
+            }
+            ToEngine::Update { id, session, params } => {
+                let target = match session {
+                    Some(session) => self.sessions.get(&session),
+                    None => self.sessions.values().next(),
+                };
+                let outcome = match target.map(|session| session.update(params)) {
+                    None => Outcome::NotFound,
+                    Some(Ok(())) => Outcome::Accepted,
+                    Some(Err(error)) => Outcome::BadParams { field: error.field, reason: error.reason },
+                };
+                self.supervisor.send(FromEngine::Reply { id, outcome }).await;
+            }
+            ToEngine::Stop { session, reason } => match self.sessions.get(&session) {
+                Some(handle) => handle.stop(reason),
+                None => {
+                    let message = FromEngine::Ended { session, reason: "it was not running".into(), fault: false };
+                    self.supervisor.send(message).await;
+                }
+            },
+            ToEngine::Scrape { id } => {
+                self.supervisor.send(FromEngine::Metrics { id, text: self.metrics.text() }).await;
+            }
+        }
+    }
+
+    fn start(&mut self, order: Order) -> Outcome {
+        let request = &order.request;
+        if !request.model_id.is_empty() && request.model_id != self.pipeline.name() {
+            return Outcome::BadRequest {
+                message: format!("pipeline configured with {} but called with {}.", self.pipeline.name(), request.model_id),
+            };
+        }
+        if let Err(message) = check_urls(request) {
+            return Outcome::BadRequest { message };
+        }
+        if self.sessions.len() >= self.config.capacity {
+            return Outcome::Busy;
+        }
+        let params = order.resume.as_ref().map_or(&request.params, |resume| &resume.params);
+        let checked = match self.pipeline.check(params) {
+            Ok(checked) => checked,
+            Err(error) => return Outcome::BadParams { field: error.field, reason: error.reason },
+        };
+        let deps = Deps {
+            supervisor: self.supervisor.clone(),
+            config: self.config.clone(),
+            client: self.client.clone(),
+            metrics: self.metrics.clone(),
+            pool: self.pool.clone(),
+            ended: self.ended.clone(),
+        };
+        let session = order.session;
+        match Handle::start(deps, &self.model, self.pipeline, checked, order, Instant::now()) {
+            Ok(handle) => {
+                if !self.loaded {
+                    handle.notice(format!("Loading {}…", self.pipeline.name()));
+                }
+                self.sessions.insert(session, handle);
+                self.metrics.sessions.set(self.sessions.len() as i64);
+                Outcome::Accepted
+            }
+            Err(message) => Outcome::Failed { message },
+        }
+    }
+
+    /// Ends every session, at most for `grace`.
+    async fn shutdown(&mut self, grace: Duration) {
+        for session in self.sessions.values() {
+            session.stop("the runner shuts down".into());
+        }
+        let wait = async {
+            while !self.sessions.is_empty() {
+                match self.ends.recv().await {
+                    Some(session) => drop(self.sessions.remove(&session)),
+                    None => break,
+                }
+            }
+        };
+        if tokio::time::timeout(grace, wait).await.is_err() {
+            tracing::warn!("{} sessions did not end in time; they are cut off.", self.sessions.len());
+        }
+    }
+}
+
+/// Refuses what no channel can be: everything that is not `http://` or `https://` with a host.
+fn check_urls(request: &StreamRequest) -> Result<(), String> {
+    let urls = [
+        ("subscribe_url", &request.subscribe_url, true),
+        ("publish_url", &request.publish_url, true),
+        ("control_url", &request.control_url, false),
+        ("events_url", &request.events_url, false),
+    ];
+    for (field, url, required) in urls {
+        if url.is_empty() && !required {
+            continue;
+        }
+        match reqwest::Url::parse(url) {
+            Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.has_host() => {}
+            Ok(parsed) => return Err(format!("{field}: the scheme must be http or https, not {}", parsed.scheme())),
+            Err(error) => return Err(format!("{field}: not a URL ({error}); expected http:// or https://")),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_must_be_http() {
+        let request = |subscribe: &str, events: &str| StreamRequest {
+            subscribe_url: subscribe.into(),
+            publish_url: "http://h/out".into(),
+            events_url: events.into(),
+            ..StreamRequest::default()
+        };
+        assert_eq!(check_urls(&request("http://h/in", "")), Ok(()));
+        assert_eq!(check_urls(&request("https://h:1/in", "http://h/e")), Ok(()));
+        for (subscribe, events, field) in [
+            ("", "", "subscribe_url"),
+            ("file:///etc/passwd", "", "subscribe_url"),
+            ("ftp://h/in", "", "subscribe_url"),
+            ("http://h/in", "rtmp://h/x", "events_url"),
+            ("nonsense", "", "subscribe_url"),
+        ] {
+            let error = check_urls(&request(subscribe, events)).expect_err(subscribe);
+            assert!(error.starts_with(field), "{error}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! From the input channel to decoded frames: a task that reads segments and a thread that decodes them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::fresh::Average;
+use super::outbox::{Meta, Picture};
+use super::shared::{DECODE, Shared};
+use crate::frame::{PixelFormat, Size, Timestamp, VideoFrame};
+use crate::media::{AudioPacket, DropReason, Input, InputConfig, InputEvent, InputSink};
+use crate::metering::Place;
+use crate::trickle::Subscriber;
+
+/// Pieces that may wait for the decoder. When they do, the socket is not read: nothing is lost.
+pub const PIECES: usize = 64;
+
+/// A piece of the input channel.
+#[derive(Debug)]
+pub enum Piece {
+    /// A segment begins.
+    Begin(u64),
+    /// Bytes of it, and when they came out of the socket.
+    Bytes(Bytes, Instant),
+    /// It ended, whole or broken.
+    End,
+}
+
+/// Reads the input channel until it ends. Returns why it ended, for the log.
+///
+/// `first_segment` is called once, when the first segment has been read whole.
+pub async fn read(
+    shared: Arc<Shared>,
+    mut subscriber: Subscriber,
+    pieces: mpsc::Sender<Piece>,
+    first_segment: impl FnOnce(),
+) -> String {
+    let mut first_segment = Some(first_segment);
+    let gauge = |kind, value: u64| shared.metrics.trickle.with_label_values(&["input", kind]).set(value as i64);
+    loop {
+        let mut segment = match subscriber.next().await {
+            Ok(Some(segment)) => segment,
+            Ok(None) => {
+                return match subscriber.end_reason() {
+                    Some(reason) => format!("the input ended: {reason}"),
+                    None => "the input ended".into(),
+                };
+            }
+            Err(error) => {
+                shared.fail("trickle", format!("Reading the input failed: {error}"));
+                return format!("the input cannot be read: {error}");
+            }
+        };
+        let seq = segment.seq();
+        if pieces.send(Piece::Begin(seq)).await.is_err() {
+            return "the decoder stopped".into();
+        }
+        let mut bytes_read = 0_u64;
+        let whole = loop {
+            match segment.chunk().await {
+                Ok(Some(bytes)) => {
+                    let now = Instant::now();
+                    shared.last_byte.set(now);
+                    shared.metrics.bytes_in.inc_by(bytes.len() as u64);
+                    bytes_read += bytes.len() as u64;
+                    if pieces.send(Piece::Bytes(bytes, now)).await.is_err() {
+                        return "the decoder stopped".into();
+                    }
+                }
+                Ok(None) => break true,
+                Err(error) => {
+                    shared.fail("trickle", format!("Input segment {seq} broke off: {error}"));
+                    break false;
+                }
+            }
+        };
+        if pieces.send(Piece::End).await.is_err() {
+            return "the decoder stopped".into();
+        }
+        if whole && bytes_read > 0 && let Some(first_segment) = first_segment.take() {
+            first_segment();
+        }
+        let stats = subscriber.stats();
+        gauge("segments", stats.segments);
+        gauge("reissued", stats.reissued);
+        gauge("retries", stats.retries);
+        gauge("jumps", stats.jumps);
+        gauge("empty", stats.empty);
+    }
+}
+
+/// Starts the decode thread. It ends when `pieces` does, and then closes the way to the model.
+///
+/// # Errors
+/// When the system has no thread to give.
+pub fn spawn_decoder(
+    shared: Arc<Shared>,
+    config: InputConfig,
+    pieces: mpsc::Receiver<Piece>,
+    resume_after: Option<Timestamp>,
+) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("weir-decode".into()).spawn(move || {
+        decode(&shared, config, pieces, resume_after);
+        shared.output.close_audio();
+        shared.input.close();
+    })
+}
+
+fn decode(
+    shared: &Arc<Shared>,
+    config: InputConfig,
+    mut pieces: mpsc::Receiver<Piece>,
+    resume_after: Option<Timestamp>,
+) {
+    let size = config.target;
+    let mut format = config.format;
+    let mut input = match Input::new(config) {
+        Ok(input) => input,
+        Err(error) => {
+            shared.fail("decode", format!("The decoder could not be opened: {error}"));
+            shared.cancel.cancel();
+            return;
+        }
+    };
+    let mut sink = Sink { shared, resume_after, last_pts: None, interval: Average::default() };
+    while let Some(piece) = pieces.blocking_recv() {
+        let now = Instant::now();
+        shared.busy[DECODE].set(now);
+        if shared.format() != format {
+            format = shared.format();
+            input.set_target(size, format);
+        }
+        let result = match piece {
+            Piece::Begin(seq) => {
+                tracing::trace!(session = shared.id, seq, "An input segment begins.");
+                input.segment_start();
+                Ok(())
+            }
+            Piece::Bytes(bytes, received) => input.push(&bytes, received, &mut sink),
+            Piece::End => input.segment_end(&mut sink),
+        };
+        shared.busy[DECODE].clear();
+        if let Err(error) = result {
+            shared.fail("decode", format!("The input cannot be decoded: {error}"));
+            shared.cancel.cancel();
+            return;
+        }
+    }
+    input.finish(&mut sink);
+}
+
+/// Where decoded frames go.
+struct Sink<'a> {
+    shared: &'a Arc<Shared>,
+    resume_after: Option<Timestamp>,
+    last_pts: Option<Timestamp>,
+    interval: Average,
+}
+
+impl InputSink for Sink<'_> {
+    fn video(&mut self, frame: VideoFrame) {
+        let shared = self.shared;
+        shared.metrics.decoded.inc();
+        shared.frames_in.fetch_add(1, Ordering::Relaxed);
+        shared.last_input.set(frame.stamps.decoded.unwrap_or_else(Instant::now));
+        if self.resume_after.is_some_and(|last| frame.pts <= last) {
+            shared.metrics.drop_at(Place::Resume);
+            return;
+        }
+        self.resume_after = None;
+        if let Some(gap) = self.last_pts.map(|last| frame.pts.since(last)).filter(|gap| (1..90_000).contains(gap)) {
+            self.interval.add(Duration::from_micros(gap as u64 * 100 / 9));
+            shared.interval_us.store(self.interval.get().as_micros() as u64, Ordering::Relaxed);
+        }
+        self.last_pts = Some(frame.pts);
+        if !shared.ready() {
+            // While the model loads every frame becomes a picture of the overlay: the rate and the timeline go on.
+            let meta = Meta { seq: frame.seq, pts: frame.pts, stamps: frame.stamps };
+            if shared.output.video(Picture::Overlay(meta)).is_some() {
+                shared.metrics.drop_at(Place::Output);
+            }
+            return;
+        }
+        if shared.input.push(frame).is_some() {
+            shared.metrics.drop_at(Place::Input);
+        }
+    }
+
+    fn audio(&mut self, packet: AudioPacket) {
+        self.shared.last_audio.set(Instant::now());
+        if self.shared.output.audio(packet).is_some() {
+            tracing::debug!(session = self.shared.id, "Audio is dropped: the encoder does not take it.");
+        }
+    }
+
+    fn event(&mut self, event: InputEvent) {
+        let (shared, session) = (self.shared, self.shared.id);
+        match event {
+            InputEvent::StreamsFound { .. } => tracing::info!(session, "Metadata: {event}"),
+            InputEvent::Damage { .. } => {
+                shared.metrics.damaged.inc();
+                tracing::debug!(session, "Damaged input is skipped: {event}");
+            }
+            InputEvent::Dropped { reason: DropReason::NoBuffer } => shared.metrics.drop_at(Place::Decode),
+            InputEvent::Dropped { reason: DropReason::RateCap } => shared.metrics.drop_at(Place::RateCap),
+            other => tracing::info!(session, "{other}"),
+        }
+    }
+}
+
+/// The decoder's settings for a session.
+pub fn input_config(shared: &Shared, size: Size, media: &crate::media::Config) -> InputConfig {
+    InputConfig { target: size, format: PixelFormat::I420, media: media.clone(), pool: shared.pool.clone() }
+}

@@ -1,0 +1,262 @@
+//! The model thread: owns the loaded pipeline for the life of the engine and serves one session after another.
+//!
+//! It is the only thread that touches a device session. Between two frames it takes new parameters; an update that needs
+//! another graph is loaded on a thread of its own while this one goes on with the old graph.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::config::Config;
+use super::fresh::{Average, Popped, skip};
+use super::outbox::{Meta, Picture};
+use super::shared::{MODEL, Shared};
+use crate::frame::{FramePool, VideoFrame};
+use crate::metering::Place;
+use crate::pipeline::{Applied, Checked, FrameProcessor, LoadContext, Pipeline, PipelineError};
+
+/// How often an idle model thread looks for new parameters or a finished load.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What the model thread says.
+#[derive(Debug)]
+pub enum Said {
+    /// The first load moves on.
+    Loading(String),
+    /// Warm; the first load took this long.
+    Ready(Duration),
+    /// The first load failed; the thread is over.
+    Failed(String),
+}
+
+/// A handle to the model thread. Dropping it ends the thread, after the session it serves, and waits for it.
+pub struct Model {
+    sessions: Option<SyncSender<Work>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A session for the model thread.
+struct Work {
+    shared: Arc<Shared>,
+    params: Checked,
+}
+
+impl Model {
+    /// Starts the thread, which at once loads `pipeline` with `params`. `say` is called on that thread.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn start(
+        pipeline: &'static dyn Pipeline,
+        params: Checked,
+        config: Arc<Config>,
+        pool: FramePool,
+        say: impl Fn(Said) + Send + Sync + 'static,
+    ) -> std::io::Result<Self> {
+        let (sessions, work) = sync_channel(1);
+        let thread = std::thread::Builder::new().name("weir-model".into()).spawn(move || {
+            let began = Instant::now();
+            let progress = |line: &str| say(Said::Loading(line.to_owned()));
+            match load(pipeline, &config, &pool, &params, &progress) {
+                Ok(processor) => {
+                    say(Said::Ready(began.elapsed()));
+                    Worker { pipeline, config, pool, processor }.serve(&work);
+                }
+                Err(error) => say(Said::Failed(error.to_string())),
+            }
+        })?;
+        Ok(Self { sessions: Some(sessions), thread: Some(thread) })
+    }
+
+    /// Hands a session to the thread. It is served when the model is loaded and the session before is over.
+    ///
+    /// Returns false when the thread is gone or another session already waits.
+    pub fn serve(&self, shared: Arc<Shared>, params: Checked) -> bool {
+        self.sessions.as_ref().is_some_and(|sessions| sessions.try_send(Work { shared, params }).is_ok())
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        self.sessions = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has already ended the process through the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn load(
+    pipeline: &dyn Pipeline,
+    config: &Config,
+    pool: &FramePool,
+    params: &Checked,
+    progress: &(dyn Fn(&str) + Send + Sync),
+) -> Result<Box<dyn FrameProcessor>, PipelineError> {
+    let cx =
+        LoadContext { inference: &config.inference, models: config.models.clone(), pool: pool.clone(), progress };
+    pipeline.load(&cx, params)
+}
+
+/// A load that runs beside the frames.
+struct Background {
+    done: Receiver<Result<Box<dyn FrameProcessor>, PipelineError>>,
+    thread: JoinHandle<()>,
+}
+
+struct Worker {
+    pipeline: &'static dyn Pipeline,
+    config: Arc<Config>,
+    pool: FramePool,
+    processor: Box<dyn FrameProcessor>,
+}
+
+impl Worker {
+    fn serve(mut self, work: &Receiver<Work>) {
+        while let Ok(Work { shared, params }) = work.recv() {
+            self.processor.reset();
+            if self.begin(&shared, &params) {
+                shared.open_model(self.processor.format());
+                self.frames(&shared);
+            }
+            shared.shut_model();
+            shared.input.abort();
+            shared.output.close_video();
+            self.processor.reset();
+        }
+    }
+
+    /// Puts the parameters of a new session in force. False when it cannot run.
+    fn begin(&mut self, shared: &Arc<Shared>, params: &Checked) -> bool {
+        match self.processor.apply(params) {
+            Ok(Applied::Now) => true,
+            Ok(Applied::NeedsReload) => {
+                let notify = shared.clone();
+                let name = self.pipeline.name();
+                let progress = move |line: &str| notify.notice(format!("Loading {name}: {line}"));
+                match load(self.pipeline, &self.config, &self.pool, params, &progress) {
+                    Ok(processor) => {
+                        self.processor = processor;
+                        true
+                    }
+                    Err(error) => {
+                        shared.fail("model", format!("Error loading pipeline: {error}"));
+                        shared.cancel.cancel();
+                        false
+                    }
+                }
+            }
+            Err(error) => {
+                shared.fail("model", format!("Error loading pipeline: {error}"));
+                shared.cancel.cancel();
+                false
+            }
+        }
+    }
+
+    fn frames(&mut self, shared: &Arc<Shared>) {
+        let freshness = Duration::from_millis(self.config.freshness_ms);
+        let mut cost = Average::default();
+        let mut background: Option<Background> = None;
+        loop {
+            if let Some(params) = shared.params.take() {
+                self.update(shared, &params, &mut background);
+            }
+            if background.as_ref().is_some_and(|job| job.thread.is_finished()) {
+                self.swap(shared, background.take());
+            }
+            let popped = shared.input.pop(
+                Some(Instant::now() + LOOK),
+                |queued| skip(queued, cost.get(), shared.interval(), freshness),
+                |_| shared.metrics.drop_at(Place::Input),
+            );
+            let mut frame = match popped {
+                Popped::Item(frame) => frame,
+                Popped::Nothing => continue,
+                Popped::Closed => break,
+            };
+            if let Some(params) = shared.params.take() {
+                self.update(shared, &params, &mut background);
+            }
+            let started = Instant::now();
+            frame.stamps.started = Some(started);
+            let meta = Meta { seq: frame.seq, pts: frame.pts, stamps: frame.stamps };
+            shared.busy[MODEL].set(started);
+            let result = self.run(frame);
+            shared.busy[MODEL].clear();
+            let done = Instant::now();
+            cost.add(done - started);
+            let picture = match result {
+                Ok(mut frame) => {
+                    (frame.seq, frame.pts, frame.stamps) = (meta.seq, meta.pts, meta.stamps);
+                    frame.stamps.done = Some(done);
+                    Picture::Frame(frame)
+                }
+                Err(error) => {
+                    shared.fail("model", format!("Error processing input frame: {error}"));
+                    Picture::Repeat(meta)
+                }
+            };
+            if shared.output.video(picture).is_some() {
+                shared.metrics.drop_at(Place::Output);
+            }
+        }
+        // The loader cannot be cancelled; its result is dropped when it comes, before the next session is served.
+        if let Some(job) = background {
+            let _ = job.thread.join();
+        }
+    }
+
+    /// Runs one frame; a layout that changed with the last swap is an error of this frame only.
+    fn run(&mut self, frame: VideoFrame) -> Result<VideoFrame, PipelineError> {
+        if frame.format != self.processor.format() {
+            return Err(PipelineError::Frame("the picture still has the layout of the pipeline before".into()));
+        }
+        self.processor.process(frame)
+    }
+
+    fn update(&mut self, shared: &Arc<Shared>, params: &Checked, background: &mut Option<Background>) {
+        match self.processor.apply(params) {
+            Ok(Applied::Now) => tracing::debug!(session = shared.id, "Parameters take effect with the next frame."),
+            Ok(Applied::NeedsReload) => {
+                if let Some(job) = background.take() {
+                    // A newer update replaces the load that runs: wait for it, so that only one is ever alive.
+                    let _ = job.thread.join();
+                }
+                match self.spawn_load(params.clone()) {
+                    Ok(job) => *background = Some(job),
+                    Err(error) => shared.fail("model", format!("Error updating params: {error}")),
+                }
+            }
+            Err(error) => shared.fail("model", format!("Error updating params: {error}")),
+        }
+    }
+
+    fn spawn_load(&self, params: Checked) -> std::io::Result<Background> {
+        let (pipeline, config, pool) = (self.pipeline, self.config.clone(), self.pool.clone());
+        let (send, done): (Sender<_>, _) = channel();
+        let thread = std::thread::Builder::new().name("weir-load".into()).spawn(move || {
+            let progress = |line: &str| tracing::info!("Loading beside the stream: {line}");
+            // A receiver that is gone means that the session ended first.
+            let _ = send.send(load(pipeline, &config, &pool, &params, &progress));
+        })?;
+        Ok(Background { done, thread })
+    }
+
+    fn swap(&mut self, shared: &Arc<Shared>, job: Option<Background>) {
+        let Some(job) = job else { return };
+        match job.done.recv_timeout(Duration::ZERO) {
+            Ok(Ok(processor)) => {
+                self.processor = processor;
+                shared.open_model(self.processor.format());
+                tracing::info!(session = shared.id, "The new graph is in place.");
+            }
+            Ok(Err(error)) => shared.fail("model", format!("Error updating params: {error}")),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                shared.fail("model", "Error updating params: loading ended without a result".into());
+            }
+        }
+        let _ = job.thread.join();
+    }
+}

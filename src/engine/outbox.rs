@@ -1,0 +1,164 @@
+//! The queue before the encoder: pictures and audio of one session, in order of arrival within each kind.
+//!
+//! Pictures are few and the oldest gives way (loss point B); audio packets are small and many. The encoder always sees
+//! waiting audio first, since it only holds it until the picture of the same time is out.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::frame::{Stamps, Timestamp, VideoFrame};
+use crate::media::AudioPacket;
+
+/// Pictures that may wait for the encoder.
+const VIDEO: usize = 6;
+/// Audio packets that may wait for the encoder: over four seconds of 20 ms packets.
+const AUDIO: usize = 256;
+
+/// A frame without its picture.
+#[derive(Clone, Copy, Debug)]
+pub struct Meta {
+    /// Number of the frame within the session.
+    pub seq: u64,
+    /// The input's time stamp.
+    pub pts: Timestamp,
+    /// Stages passed so far.
+    pub stamps: Stamps,
+}
+
+/// One output picture.
+#[derive(Debug)]
+pub enum Picture {
+    /// What the model made.
+    Frame(VideoFrame),
+    /// The last good picture once more, at this time.
+    Repeat(Meta),
+    /// The overlay, at this time.
+    Overlay(Meta),
+}
+
+/// What the encoder gets next.
+#[derive(Debug)]
+pub enum Next {
+    /// A packet of audio.
+    Audio(AudioPacket),
+    /// A picture.
+    Video(Picture),
+    /// Nothing came in time.
+    Nothing,
+    /// Both kinds are closed and empty.
+    Closed,
+}
+
+#[derive(Default)]
+struct State {
+    video: VecDeque<Picture>,
+    audio: VecDeque<AudioPacket>,
+    video_closed: bool,
+    audio_closed: bool,
+}
+
+/// The queue before the encoder.
+pub struct Outbox {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Outbox {
+    /// An empty queue.
+    pub fn new() -> Self {
+        let state = State {
+            video: VecDeque::with_capacity(VIDEO + 1),
+            audio: VecDeque::with_capacity(AUDIO + 1),
+            ..State::default()
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds the lock, and the state is valid between any two statements.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a picture; returns the one that had to go.
+    pub fn video(&self, picture: Picture) -> Option<Picture> {
+        let mut state = self.lock();
+        if state.video_closed {
+            return Some(picture);
+        }
+        state.video.push_back(picture);
+        let displaced = if state.video.len() > VIDEO { state.video.pop_front() } else { None };
+        drop(state);
+        self.changed.notify_one();
+        displaced
+    }
+
+    /// Adds audio; returns the packet that had to go.
+    pub fn audio(&self, packet: AudioPacket) -> Option<AudioPacket> {
+        let mut state = self.lock();
+        if state.audio_closed {
+            return Some(packet);
+        }
+        state.audio.push_back(packet);
+        let displaced = if state.audio.len() > AUDIO { state.audio.pop_front() } else { None };
+        drop(state);
+        self.changed.notify_one();
+        displaced
+    }
+
+    /// Waits until `deadline` for something to encode.
+    pub fn pop(&self, deadline: Instant) -> Next {
+        let mut state = self.lock();
+        loop {
+            if let Some(packet) = state.audio.pop_front() {
+                return Next::Audio(packet);
+            }
+            if let Some(picture) = state.video.pop_front() {
+                return Next::Video(picture);
+            }
+            if state.video_closed && state.audio_closed {
+                return Next::Closed;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Next::Nothing;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// No more pictures come.
+    pub fn close_video(&self) {
+        self.lock().video_closed = true;
+        self.changed.notify_all();
+    }
+
+    /// No more audio comes.
+    pub fn close_audio(&self) {
+        self.lock().audio_closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Closes both kinds and empties them. Returns how many pictures were lost.
+    pub fn abort(&self) -> usize {
+        let mut state = self.lock();
+        state.video_closed = true;
+        state.audio_closed = true;
+        state.audio.clear();
+        let pictures = std::mem::take(&mut state.video);
+        drop(state);
+        self.changed.notify_all();
+        pictures.len()
+    }
+
+    /// Pictures that wait.
+    pub fn pictures(&self) -> usize {
+        self.lock().video.len()
+    }
+}

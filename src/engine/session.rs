@@ -1,0 +1,552 @@
+//! One stream from its start request to the deletion of its channels.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::Instrument;
+
+use super::config::{Config, UpdateMode};
+use super::control;
+use super::events::{self, Event, Events, unix_ms};
+use super::host::ToSupervisor;
+use super::model::Model;
+use super::report::Watch;
+use super::shared::Shared;
+use super::{egress, ingest};
+use crate::frame::{FramePool, Timestamp};
+use crate::health::{State, params_hash};
+use crate::link::{FromEngine, Resume, SessionReport, StreamRequest};
+use crate::media::OutputConfig;
+use crate::metering::Metrics;
+use crate::pipeline::{Checked, ParamError, Params, Pipeline};
+use crate::trickle::{Begin, Client, Publisher, Start, Subscriber};
+
+/// How often a session looks at itself.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often it tells the supervisor, changes apart.
+const REPORT: Duration = Duration::from_secs(1);
+/// A session in the state ERROR for this long is ended, so that the gateway moves on.
+const GIVE_UP: Duration = Duration::from_secs(2);
+
+/// A start request as the supervisor hands it on.
+pub struct Order {
+    /// The supervisor's number for the session.
+    pub session: u64,
+    /// What to run.
+    pub request: StreamRequest,
+    /// Unix milliseconds at which the request arrived.
+    pub arrived_ms: u64,
+    /// Set when the session ran in an engine that is gone.
+    pub resume: Option<Resume>,
+}
+
+/// What every session of an engine uses.
+pub(super) struct Deps {
+    pub supervisor: ToSupervisor,
+    pub config: Arc<Config>,
+    pub client: Client,
+    pub metrics: Arc<Metrics>,
+    pub pool: FramePool,
+    /// Gets the session's number when its resources are free.
+    pub ended: mpsc::Sender<u64>,
+}
+
+/// The parameters in force.
+#[derive(Clone, Debug)]
+pub struct Current {
+    /// As they were sent.
+    pub given: Arc<Params>,
+    /// Hash of `given`.
+    pub hash: String,
+    /// Unix milliseconds of the last accepted update.
+    pub updated_ms: u64,
+    checked: Checked,
+}
+
+impl Current {
+    fn new(checked: Checked) -> Self {
+        Self { hash: params_hash(&checked.given), given: checked.given.clone(), updated_ms: unix_ms(), checked }
+    }
+}
+
+/// A running session, held by the engine.
+pub struct Handle {
+    shared: Arc<Shared>,
+    current: Arc<Mutex<Current>>,
+    mode: UpdateMode,
+    stop: watch::Sender<Option<String>>,
+    events: Events,
+}
+
+impl Handle {
+    /// Starts a session. Returns at once; the work begins behind it.
+    pub(super) fn start(
+        deps: Deps,
+        model: &Model,
+        pipeline: &'static dyn Pipeline,
+        checked: Checked,
+        order: Order,
+        now: Instant,
+    ) -> Result<Self, String> {
+        let shared = Shared::new(order.session, pipeline, deps.pool.clone(), deps.metrics.clone(), now);
+        shared.notice(format!("Loading {}…", pipeline.name()));
+        deps.metrics.begin_session();
+        if !model.serve(shared.clone(), checked.clone()) {
+            return Err("the model thread does not take sessions".into());
+        }
+        let current = Arc::new(Mutex::new(Current::new(checked)));
+        shared.last_params.set(now);
+        let (stop, stopped) = watch::channel(None);
+        let (events, queue) = Events::channel(deps.metrics.events_lost.clone());
+        let handle = Self {
+            shared: shared.clone(),
+            current: current.clone(),
+            mode: deps.config.updates,
+            stop,
+            events: events.clone(),
+        };
+        let span = tracing::info_span!(
+            "stream",
+            gateway_request_id = order.request.gateway_request_id,
+            manifest_id = order.request.manifest_id,
+            stream_id = order.request.stream_id
+        );
+        let updater = handle.updater();
+        let session = Session { deps, shared, current, order, stopped, events, updater };
+        // The task owns the session; its end is reported through `deps.ended`.
+        tokio::spawn(session.run(queue, now).instrument(span));
+        Ok(handle)
+    }
+
+    /// Checks new parameters as a whole and puts them in force from the next frame on.
+    pub fn update(&self, params: Map<String, Value>) -> Result<(), ParamError> {
+        self.updater().update(params)
+    }
+
+    fn updater(&self) -> Updater {
+        Updater { shared: self.shared.clone(), current: self.current.clone(), mode: self.mode }
+    }
+
+    /// Ends the session: what is under way is published, then its channels are deleted.
+    pub fn stop(&self, reason: String) {
+        self.stop.send_if_modified(|slot| {
+            let first = slot.is_none();
+            if first {
+                *slot = Some(reason);
+            }
+            first
+        });
+    }
+
+    /// What the overlay says.
+    pub fn notice(&self, text: String) {
+        self.shared.notice(text);
+    }
+
+    /// Ends the session at once because of a fault.
+    pub fn fail(&self, message: String) {
+        self.events.emit(Event::Error { pipeline: self.shared.pipeline.name().into(), message: message.clone() });
+        self.shared.fail("model", message);
+        self.shared.cancel.cancel();
+    }
+
+    /// Milliseconds that the slowest stage thread has been inside one call.
+    pub fn busy_ms(&self, now: Instant) -> u64 {
+        self.shared.busy_ms(now)
+    }
+}
+
+/// The one place where updates of every door meet.
+#[derive(Clone)]
+struct Updater {
+    shared: Arc<Shared>,
+    current: Arc<Mutex<Current>>,
+    mode: UpdateMode,
+}
+
+impl Updater {
+    fn update(&self, params: Map<String, Value>) -> Result<(), ParamError> {
+        let result = self.check(params);
+        let label = if result.is_ok() { "applied" } else { "refused" };
+        self.shared.metrics.updates.with_label_values(&[label]).inc();
+        result
+    }
+
+    fn check(&self, params: Map<String, Value>) -> Result<(), ParamError> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let params = match self.mode {
+            UpdateMode::Replace => params,
+            UpdateMode::Merge => control::merged(&current.given, params),
+        };
+        let checked = self.shared.pipeline.check(&params)?;
+        let (old, new) = (current.checked.size, checked.size);
+        if old != new {
+            let field = if old.width != new.width { "width" } else { "height" };
+            let reason = format!(
+                "Cannot change output resolution mid-stream (Current resolution: ({}, {}) requested resolution: \
+                 ({}, {})). Output resolution (e.g. upscalers) can only be configured when starting a new stream.",
+                old.width, old.height, new.width, new.height
+            );
+            return Err(ParamError { field: field.into(), reason });
+        }
+        *current = Current::new(checked.clone());
+        tracing::info!(session = self.shared.id, hash = current.hash, "New parameters are accepted.");
+        drop(current);
+        self.shared.last_params.set(Instant::now());
+        self.shared.params.put(checked);
+        self.shared.input.wake();
+        Ok(())
+    }
+}
+
+/// Which of a session's tasks ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Ingest,
+    Control,
+    Publish,
+}
+
+/// How a session ends.
+struct End {
+    reason: String,
+    fault: bool,
+    /// Whether frames under way are still worth publishing.
+    drain: bool,
+}
+
+struct Session {
+    deps: Deps,
+    shared: Arc<Shared>,
+    current: Arc<Mutex<Current>>,
+    order: Order,
+    stopped: watch::Receiver<Option<String>>,
+    events: Events,
+    updater: Updater,
+}
+
+impl Session {
+    async fn run(mut self, queue: mpsc::Receiver<Event>, now: Instant) {
+        tracing::info!(pipeline = self.shared.pipeline.name(), "Starting live-video-to-video pipeline");
+        let session = self.shared.id;
+        let (client, resumed) = (self.deps.client.clone(), self.order.resume.is_some());
+        let events_url = self.order.request.events_url.clone();
+        let lost = self.deps.metrics.events_lost.clone();
+        let events = tokio::spawn(events::publish(client, events_url, resumed, queue, lost).in_current_span());
+        let mut watch = Watch::new(now, unix_ms(), self.order.resume.clone());
+        self.announce();
+        let mut tasks = JoinSet::new();
+        let (end, threads) = match self.begin(&mut tasks) {
+            Ok(threads) => (self.watch(&mut tasks, &mut watch, &events).await, threads),
+            Err(message) => {
+                self.shared.fail("trickle", message.clone());
+                (End { reason: message, fault: true, drain: false }, Vec::new())
+            }
+        };
+        tracing::info!(session, fault = end.fault, "The stream ends: {}.", end.reason);
+        self.finish(&mut tasks, threads, end.drain).await;
+        self.report_faults(&mut watch);
+        let supervisor = self.deps.supervisor.clone();
+        let ended = self.deps.ended.clone();
+        let shared = self.shared.clone();
+        // The last senders of events go with the session and its handle; the channel is closed after the output.
+        let Self { events: sender, .. } = self;
+        drop(sender);
+        let _ = ended.send(session).await;
+        finish_events(events).await;
+        tracing::debug!(session, buffers = shared.pool.available(), "The session's resources are free.");
+        drop(shared);
+        supervisor.send(FromEngine::Ended { session, reason: end.reason, fault: end.fault }).await;
+    }
+
+    /// The first events of a session.
+    fn announce(&self) {
+        let name = self.shared.pipeline.name();
+        match &self.order.resume {
+            None => self.events.emit(Event::ReceivedRequest { arrived_ms: self.order.arrived_ms }),
+            Some(resume) => self.events.emit(Event::Restart {
+                pipeline: name.into(),
+                count: resume.restart_count,
+                time_ms: resume.restart_time_ms,
+                logs: resume.logs.clone(),
+            }),
+        }
+    }
+
+    /// Starts every task and thread of the session.
+    fn begin(&mut self, tasks: &mut JoinSet<(Role, Option<String>)>) -> Result<Vec<JoinHandle<()>>, String> {
+        let Deps { client, config, supervisor, .. } = &self.deps;
+        let request = &self.order.request;
+        let resume = self.order.resume.as_ref();
+        let size = self.current.lock().unwrap_or_else(PoisonError::into_inner).checked.size;
+        let stamp = |pts: fn(&Resume) -> Option<i64>| resume.and_then(pts).map(Timestamp);
+        let (last_video, last_audio) = (stamp(|r| r.last_video_pts), stamp(|r| r.last_audio_pts));
+        let thread = |error: std::io::Error| format!("a thread could not be started: {error}");
+
+        // Input: socket, pieces, decoder.
+        let start = if resume.is_some() { Start::Current } else { Start::Seq(0) };
+        let subscriber = Subscriber::new(client, &request.subscribe_url, start).map_err(|e| format!("subscribe_url: {e}"))?;
+        let (pieces, received) = mpsc::channel(ingest::PIECES);
+        let decoder = ingest::spawn_decoder(
+            self.shared.clone(),
+            ingest::input_config(&self.shared, size, &config.media),
+            received,
+            last_video,
+        )
+        .map_err(thread)?;
+        let mut threads = vec![decoder];
+
+        // Output: encoder, pieces, socket.
+        let (encoded, to_publish) = mpsc::channel(egress::PIECES);
+        let output = OutputConfig { size, fps_hint: 30.0, media: config.media.clone() };
+        match egress::spawn_encoder(self.shared.clone(), output, encoded, (last_video, last_audio)) {
+            Ok(encoder) => threads.push(encoder),
+            Err(error) => {
+                // The decoder ends with its pieces; nothing else was started.
+                drop(pieces);
+                return Err(thread(error));
+            }
+        }
+
+        let events = self.events.clone();
+        tasks.spawn(
+            read_input(self.shared.clone(), subscriber, pieces, move || events.emit(Event::FirstIngest))
+                .in_current_span(),
+        );
+        let begin = if resume.is_some() { Begin::Resume } else { Begin::Zero };
+        let publish = Publish {
+            shared: self.shared.clone(),
+            client: client.clone(),
+            url: request.publish_url.clone(),
+            begin,
+            supervisor: supervisor.clone(),
+            events: self.events.clone(),
+        };
+        tasks.spawn(publish.run(to_publish).in_current_span());
+        if !request.control_url.is_empty() {
+            let from = resume.and_then(|resume| resume.control_seq).unwrap_or(0);
+            match Subscriber::new(client, &request.control_url, Start::Seq(from)) {
+                Ok(subscriber) => {
+                    tasks.spawn(self.control(subscriber, config.trickle.max_document).in_current_span());
+                }
+                Err(error) => return Err(format!("control_url: {error}")),
+            }
+        }
+        Ok(threads)
+    }
+
+    fn control(&self, subscriber: Subscriber, max: usize) -> impl Future<Output = (Role, Option<String>)> + use<> {
+        let (updater, refused, shared) = (self.updater.clone(), self.shared.clone(), self.shared.clone());
+        let position = self.shared.clone();
+        let update = move |params| {
+            if let Err(error) = updater.update(params) {
+                refused.fail("params", format!("Error updating params: {error}"));
+            }
+        };
+        let bad = move |reason| shared.fail("params", reason);
+        let position = move |seq| position.control_seq.store(seq, std::sync::atomic::Ordering::Relaxed);
+        async move { (Role::Control, Some(control::read(subscriber, max, update, bad, position).await)) }
+    }
+
+    /// Runs until something ends the session.
+    async fn watch(
+        &mut self,
+        tasks: &mut JoinSet<(Role, Option<String>)>,
+        watch: &mut Watch,
+        events: &tokio::task::JoinHandle<Option<String>>,
+    ) -> End {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let status_every = Duration::from_millis(self.deps.config.status_ms);
+        let (mut reported, mut told) = (Instant::now() - REPORT, Instant::now());
+        let mut error_since: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                _ = self.stopped.changed() => {
+                    let reason = self.stopped.borrow().clone().unwrap_or_else(|| "its owner is gone".into());
+                    return End { reason, fault: false, drain: true };
+                }
+                () = self.shared.cancel.cancelled() => {
+                    self.report_faults(watch);
+                    let reason = watch.last_error().unwrap_or("a fault").to_owned();
+                    return End { reason, fault: true, drain: false };
+                }
+                Some(ended) = tasks.join_next() => match ended {
+                    Ok((Role::Ingest, reason)) => {
+                        let reason = reason.unwrap_or_else(|| "the input ended".into());
+                        return End { reason, fault: false, drain: true };
+                    }
+                    Ok((Role::Control, reason)) => {
+                        let reason = reason.unwrap_or_else(|| "the control channel ended".into());
+                        return End { reason, fault: false, drain: true };
+                    }
+                    Ok((Role::Publish, reason)) => {
+                        let reason = reason.unwrap_or_else(|| "the output ended".into());
+                        return End { reason, fault: false, drain: false };
+                    }
+                    Err(error) => return End { reason: format!("a task failed: {error}"), fault: true, drain: false },
+                },
+                now = look.tick() => {
+                    let now = now.into_std();
+                    self.report_faults(watch);
+                    if let Some(end) = self.idle(watch, now) {
+                        return end;
+                    }
+                    let changed = watch.look(&self.shared, now);
+                    if let Some(state) = changed {
+                        tracing::info!(session = self.shared.id, state = state.as_str(), "Pipeline state changed.");
+                    }
+                    let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    if changed.is_some() || now.duration_since(told) >= status_every {
+                        told = now;
+                        self.events.emit(Event::Status(watch.event(&self.shared, &current)));
+                    }
+                    if changed.is_some() || now.duration_since(reported) >= REPORT {
+                        reported = now;
+                        self.report(watch, &current);
+                    }
+                    if events.is_finished() {
+                        return End { reason: "the events channel is gone".into(), fault: false, drain: true };
+                    }
+                    match (watch.state() == State::Error, error_since) {
+                        (false, _) => error_since = None,
+                        (true, None) => error_since = Some(now),
+                        // A thread that hangs is the supervisor's affair: it replaces the engine.
+                        (true, Some(since)) if now - since > GIVE_UP && self.shared.busy_ms(now) < 1000 => {
+                            let message = "no output for too long although input flows".to_owned();
+                            self.shared.fail("trickle", message.clone());
+                            self.report_faults(watch);
+                            return End { reason: message, fault: true, drain: false };
+                        }
+                        (true, Some(_)) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// The end of a session that nobody feeds.
+    fn idle(&self, watch: &mut Watch, now: Instant) -> Option<End> {
+        let config = &self.deps.config;
+        let silent = |at: Option<Instant>| at.map_or_else(|| watch.age(now), |at| now.saturating_duration_since(at));
+        let (limit, what) = match self.shared.last_byte.get() {
+            None => (config.orphan_ms, "no byte of input since the start"),
+            Some(_) => (config.input_timeout_ms, "no byte of input any more"),
+        };
+        let silence = silent(self.shared.last_byte.get());
+        if silence < Duration::from_millis(limit) {
+            return None;
+        }
+        let message = format!("{what}, for {:.0} s", silence.as_secs_f64());
+        self.shared.fail("trickle", message.clone());
+        self.report_faults(watch);
+        Some(End { reason: message, fault: false, drain: true })
+    }
+
+    fn report_faults(&self, watch: &mut Watch) {
+        if let Some(fault) = self.shared.fault.take() {
+            watch.error(fault.message.clone());
+            self.events.emit(Event::Error { pipeline: self.shared.pipeline.name().into(), message: fault.message });
+        }
+    }
+
+    fn report(&self, watch: &Watch, current: &Current) {
+        let control_seq = self.shared.control_seq.load(std::sync::atomic::Ordering::Relaxed);
+        self.deps.supervisor.hint(FromEngine::Session(SessionReport {
+            session: self.shared.id,
+            state: watch.state().as_str().into(),
+            status: Value::Object(watch.status(&self.shared, current)),
+            params: (*current.given).clone(),
+            control_seq: Some(control_seq),
+        }));
+    }
+
+    /// Ends tasks and threads. With `drain` what is under way is published first.
+    async fn finish(&self, tasks: &mut JoinSet<(Role, Option<String>)>, threads: Vec<JoinHandle<()>>, drain: bool) {
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(self.deps.config.stop_ms);
+        self.shared.reading.cancel();
+        if !drain {
+            self.shared.abort();
+        }
+        // Reading stops, so decoder, model, encoder and publisher end one after the other.
+        let wait = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout_at(deadline, wait).await.is_err() {
+            tracing::warn!(session = self.shared.id, "The stream did not end in time; the rest is cut off.");
+            self.shared.abort();
+            let wait = async { while tasks.join_next().await.is_some() {} };
+            if tokio::time::timeout(Duration::from_millis(500), wait).await.is_err() {
+                tasks.shutdown().await;
+            }
+        }
+        self.shared.abort();
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                // A panic of a thread has already ended the process through the panic hook.
+                let _ = thread.join();
+            }
+        });
+        if tokio::time::timeout(Duration::from_secs(1), joined).await.is_err() {
+            tracing::warn!(session = self.shared.id, "A stage thread still works on its last frame.");
+        }
+    }
+}
+
+async fn read_input(
+    shared: Arc<Shared>,
+    subscriber: Subscriber,
+    pieces: mpsc::Sender<ingest::Piece>,
+    first_segment: impl FnOnce(),
+) -> (Role, Option<String>) {
+    let stop = shared.reading.clone();
+    let reason = tokio::select! {
+        reason = ingest::read(shared, subscriber, pieces, first_segment) => reason,
+        () = stop.cancelled() => "reading was stopped".into(),
+    };
+    (Role::Ingest, Some(reason))
+}
+
+/// The publishing task of a session.
+struct Publish {
+    shared: Arc<Shared>,
+    client: Client,
+    url: String,
+    begin: Begin,
+    supervisor: ToSupervisor,
+    events: Events,
+}
+
+impl Publish {
+    async fn run(self, pieces: mpsc::Receiver<egress::Piece>) -> (Role, Option<String>) {
+        let Self { shared, client, url, begin, supervisor, events } = self;
+        let mut publisher = match Publisher::open(&client, &url, "video/mp2t", begin).await {
+            Ok(publisher) => publisher,
+            Err(error) => {
+                shared.fail("trickle", format!("The output channel cannot be opened: {error}"));
+                return (Role::Publish, Some(format!("the output cannot be opened: {error}")));
+            }
+        };
+        let session = shared.id;
+        let progress = |video: Option<Timestamp>, audio: Option<Timestamp>| {
+            let (video_pts, audio_pts) = (video.map(|pts| pts.0), audio.map(|pts| pts.0));
+            supervisor.hint(FromEngine::Published { session, video_pts, audio_pts });
+        };
+        let first = || events.emit(Event::FirstProcessed);
+        let reason = egress::publish(shared, &mut publisher, pieces, progress, first).await;
+        if let Err(error) = publisher.close(true).await {
+            tracing::debug!(session, "The output channel could not be deleted: {error}");
+        }
+        (Role::Publish, reason)
+    }
+}
+
+/// Gives the events channel a moment to send what waits, then deletes it.
+async fn finish_events(mut events: tokio::task::JoinHandle<Option<String>>) {
+    if tokio::time::timeout(Duration::from_millis(1500), &mut events).await.is_err() {
+        events.abort();
+        let _ = events.await;
+    }
+}

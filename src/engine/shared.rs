@@ -1,0 +1,288 @@
+//! What the threads and tasks of one session share: queues, the newest parameters, and the times that the state is
+//! judged by. Everything here is either a queue with a bound or an atomic.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::fresh::Fresh;
+use super::outbox::Outbox;
+use crate::frame::{FramePool, PixelFormat, VideoFrame};
+use crate::metering::Metrics;
+use crate::pipeline::{Checked, Pipeline};
+
+/// A moment that any thread may set and any may read, without a lock.
+#[derive(Debug)]
+pub struct Moment {
+    epoch: Instant,
+    /// Microseconds after `epoch` plus one; 0 for never.
+    micros: AtomicU64,
+}
+
+impl Moment {
+    /// Not yet.
+    pub fn new(epoch: Instant) -> Self {
+        Self { epoch, micros: AtomicU64::new(0) }
+    }
+
+    /// It was at `now`.
+    pub fn set(&self, now: Instant) {
+        let micros = now.saturating_duration_since(self.epoch).as_micros() as u64;
+        self.micros.store(micros + 1, Ordering::Relaxed);
+    }
+
+    /// Never, again.
+    pub fn clear(&self) {
+        self.micros.store(0, Ordering::Relaxed);
+    }
+
+    /// When it was.
+    pub fn get(&self) -> Option<Instant> {
+        match self.micros.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(self.epoch + Duration::from_micros(micros - 1)),
+        }
+    }
+}
+
+/// The newest value that nobody has taken yet.
+#[derive(Debug)]
+pub struct Latest<T> {
+    pending: AtomicBool,
+    value: Mutex<Option<T>>,
+}
+
+impl<T> Default for Latest<T> {
+    fn default() -> Self {
+        Self { pending: AtomicBool::new(false), value: Mutex::new(None) }
+    }
+}
+
+impl<T> Latest<T> {
+    /// Puts a value in the place of any that waits.
+    pub fn put(&self, value: T) {
+        *self.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        self.pending.store(true, Ordering::Release);
+    }
+
+    /// Takes what waits. Costs one atomic read when nothing does.
+    pub fn take(&self) -> Option<T> {
+        if !self.pending.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        self.value.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Something that went wrong in a session and that its owner should hear of.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// Which part: `decode`, `model`, `encode`, `trickle` or `params`.
+    pub stage: &'static str,
+    /// What happened and what to do.
+    pub message: String,
+}
+
+/// What a session's threads and tasks share.
+pub struct Shared {
+    /// The supervisor's number for the session.
+    pub id: u64,
+    /// The pipeline that runs.
+    pub pipeline: &'static dyn Pipeline,
+    /// Ends everything at once, without draining.
+    pub cancel: CancellationToken,
+    /// Ends the reading of the input; what was read is still published.
+    pub reading: CancellationToken,
+    /// Frames on their way to the model; loss point A.
+    pub input: Fresh<VideoFrame>,
+    /// Pictures and audio on their way to the encoder; loss point B.
+    pub output: Outbox,
+    /// Parameters that the model has not seen yet.
+    pub params: Latest<Checked>,
+    /// The engine's picture buffers.
+    pub pool: FramePool,
+    /// True while the model takes frames; otherwise each one becomes an overlay picture.
+    pub model_ready: AtomicBool,
+    /// True while the model wants RGB pictures, false for I420.
+    rgb: AtomicBool,
+    /// What the overlay says.
+    pub notice: Mutex<String>,
+    /// Since when the overlay has been showing that.
+    pub notice_since: Moment,
+    /// When the model became ready for this session.
+    pub ready_at: Moment,
+    /// The last byte of input.
+    pub last_byte: Moment,
+    /// The last decoded picture.
+    pub last_input: Moment,
+    /// The last audio that came in.
+    pub last_audio: Moment,
+    /// The last processed picture handed to the output.
+    pub last_output: Moment,
+    /// The last error.
+    pub last_error: Moment,
+    /// The last accepted parameters.
+    pub last_params: Moment,
+    /// Microseconds between two pictures by their time stamps, averaged; 0 before it is known.
+    pub interval_us: AtomicU64,
+    /// The next segment of the control channel.
+    pub control_seq: AtomicU64,
+    /// Pictures decoded.
+    pub frames_in: AtomicU64,
+    /// Processed pictures handed to the output.
+    pub frames_out: AtomicU64,
+    /// The newest fault that has not been reported.
+    pub fault: Latest<Fault>,
+    /// Since when each of decode, model and encode has been inside one call.
+    pub busy: [Moment; 3],
+    /// The engine's counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Index into [`Shared::busy`].
+pub const DECODE: usize = 0;
+/// Index into [`Shared::busy`].
+pub const MODEL: usize = 1;
+/// Index into [`Shared::busy`].
+pub const ENCODE: usize = 2;
+
+/// Frames that may wait for the model.
+const INPUT_QUEUE: usize = 8;
+/// Picture buffers of an engine: both queues, one in each stage, one kept as the last good picture, and a few to spare.
+pub const BUFFERS: usize = 24;
+
+impl Shared {
+    /// The state of a session that begins at `now`.
+    pub fn new(
+        id: u64,
+        pipeline: &'static dyn Pipeline,
+        pool: FramePool,
+        metrics: Arc<Metrics>,
+        now: Instant,
+    ) -> Arc<Self> {
+        let moment = || Moment::new(now);
+        Arc::new(Self {
+            id,
+            pipeline,
+            cancel: CancellationToken::new(),
+            reading: CancellationToken::new(),
+            input: Fresh::new(INPUT_QUEUE),
+            output: Outbox::new(),
+            params: Latest::default(),
+            pool,
+            model_ready: AtomicBool::new(false),
+            rgb: AtomicBool::new(false),
+            notice: Mutex::new(String::new()),
+            notice_since: moment(),
+            ready_at: moment(),
+            last_byte: moment(),
+            last_input: moment(),
+            last_audio: moment(),
+            last_output: moment(),
+            last_error: moment(),
+            last_params: moment(),
+            interval_us: AtomicU64::new(0),
+            control_seq: AtomicU64::new(0),
+            frames_in: AtomicU64::new(0),
+            frames_out: AtomicU64::new(0),
+            fault: Latest::default(),
+            busy: [moment(), moment(), moment()],
+            metrics,
+        })
+    }
+
+    /// Sets what the overlay says from now on.
+    pub fn notice(&self, text: String) {
+        let mut notice = self.notice.lock().unwrap_or_else(PoisonError::into_inner);
+        if *notice != text {
+            *notice = text;
+            self.notice_since.set(Instant::now());
+        }
+    }
+
+    /// Records a fault for the events channel and the state.
+    pub fn fail(&self, stage: &'static str, message: String) {
+        tracing::warn!(session = self.id, stage, "{message}");
+        self.metrics.errors.with_label_values(&[stage]).inc();
+        self.last_error.set(Instant::now());
+        self.fault.put(Fault { stage, message });
+    }
+
+    /// True while the model takes frames.
+    pub fn ready(&self) -> bool {
+        self.model_ready.load(Ordering::Acquire)
+    }
+
+    /// Opens the way to the model, which wants pictures in `format`.
+    pub fn open_model(&self, format: PixelFormat) {
+        self.rgb.store(format == PixelFormat::Rgb24, Ordering::Relaxed);
+        self.ready_at.set(Instant::now());
+        self.model_ready.store(true, Ordering::Release);
+    }
+
+    /// Shuts the way to the model: frames become overlay pictures.
+    pub fn shut_model(&self) {
+        self.model_ready.store(false, Ordering::Release);
+    }
+
+    /// The layout that the model wants; I420 while there is none.
+    pub fn format(&self) -> PixelFormat {
+        if self.ready() && self.rgb.load(Ordering::Relaxed) { PixelFormat::Rgb24 } else { PixelFormat::I420 }
+    }
+
+    /// Time between two pictures by their time stamps; zero before it is known.
+    pub fn interval(&self) -> Duration {
+        Duration::from_micros(self.interval_us.load(Ordering::Relaxed))
+    }
+
+    /// Pictures a second by the stream's own time stamps.
+    pub fn stream_fps(&self) -> Option<f64> {
+        match self.interval_us.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(1e6 / micros as f64),
+        }
+    }
+
+    /// Milliseconds that the slowest stage thread has been inside one call.
+    pub fn busy_ms(&self, now: Instant) -> u64 {
+        let since = |moment: &Moment| moment.get().map_or(0, |at| now.saturating_duration_since(at).as_millis() as u64);
+        self.busy.iter().map(since).max().unwrap_or(0)
+    }
+
+    /// Ends the queues and everything that waits on them.
+    pub fn abort(&self) {
+        self.cancel.cancel();
+        let lost = self.input.abort() + self.output.abort();
+        self.metrics.drops_at(crate::metering::Place::End, lost as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_keeps_its_time_to_the_microsecond() {
+        let epoch = Instant::now();
+        let moment = Moment::new(epoch);
+        assert_eq!(moment.get(), None);
+        moment.set(epoch);
+        assert_eq!(moment.get(), Some(epoch));
+        moment.set(epoch + Duration::from_micros(1234));
+        assert_eq!(moment.get(), Some(epoch + Duration::from_micros(1234)));
+        moment.clear();
+        assert_eq!(moment.get(), None);
+    }
+
+    #[test]
+    fn the_newest_value_wins_and_is_taken_once() {
+        let latest = Latest::default();
+        assert_eq!(latest.take(), None::<u8>);
+        latest.put(1);
+        latest.put(2);
+        assert_eq!(latest.take(), Some(2));
+        assert_eq!(latest.take(), None);
+    }
+}
