@@ -54,11 +54,6 @@ impl ToSupervisor {
     pub fn hint(&self, message: FromEngine) {
         let _ = self.0.try_send(message);
     }
-
-    /// As [`Self::send`], from a thread.
-    pub fn send_blocking(&self, message: FromEngine) {
-        let _ = self.0.blocking_send(message);
-    }
 }
 
 /// Serves the supervisor at the other end of `orders` and `answers` until it says `Shutdown` or closes its end.
@@ -260,7 +255,11 @@ impl Host {
         let request = &order.request;
         if !request.model_id.is_empty() && request.model_id != self.pipeline.name() {
             return Outcome::BadRequest {
-                message: format!("pipeline configured with {} but called with {}.", self.pipeline.name(), request.model_id),
+                message: format!(
+                    "pipeline configured with {} but called with {}.",
+                    self.pipeline.name(),
+                    request.model_id
+                ),
             };
         }
         if let Err(message) = check_urls(request) {
