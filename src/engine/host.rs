@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
 
 use super::config::Config;
 use super::model::{Model, Said};
@@ -98,6 +99,7 @@ struct Host {
     sessions: HashMap<u64, Handle>,
     ended: mpsc::Sender<u64>,
     ends: mpsc::Receiver<u64>,
+    tasks: TaskTracker,
     loaded: bool,
 }
 
@@ -154,6 +156,7 @@ impl Host {
             sessions: HashMap::new(),
             ended,
             ends,
+            tasks: TaskTracker::new(),
             loaded: false,
         }))
     }
@@ -280,6 +283,7 @@ impl Host {
             metrics: self.metrics.clone(),
             pool: self.pool.clone(),
             ended: self.ended.clone(),
+            tasks: self.tasks.clone(),
         };
         let session = order.session;
         match Handle::start(deps, &self.model, self.pipeline, checked, order, Instant::now()) {
@@ -307,6 +311,9 @@ impl Host {
                     None => break,
                 }
             }
+            // A session's events channel is deleted after its resources are free.
+            self.tasks.close();
+            self.tasks.wait().await;
         };
         if tokio::time::timeout(grace, wait).await.is_err() {
             tracing::warn!("{} sessions did not end in time; they are cut off.", self.sessions.len());

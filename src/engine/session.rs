@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::config::{Config, UpdateMode};
@@ -53,6 +54,8 @@ pub(super) struct Deps {
     pub pool: FramePool,
     /// Gets the session's number when its resources are free.
     pub ended: mpsc::Sender<u64>,
+    /// Owns the tasks of sessions.
+    pub tasks: TaskTracker,
 }
 
 /// The parameters in force.
@@ -116,9 +119,10 @@ impl Handle {
             stream_id = order.request.stream_id
         );
         let updater = handle.updater();
+        let tasks = deps.tasks.clone();
         let session = Session { deps, shared, current, order, stopped, events, updater };
         // The task owns the session; its end is reported through `deps.ended`.
-        tokio::spawn(session.run(queue, now).instrument(span));
+        tasks.spawn(session.run(queue, now).instrument(span));
         Ok(handle)
     }
 
@@ -328,14 +332,8 @@ impl Session {
             events: self.events.clone(),
         };
         tasks.spawn(publish.run(to_publish).in_current_span());
-        if !request.control_url.is_empty() {
-            let from = resume.and_then(|resume| resume.control_seq).unwrap_or(0);
-            match Subscriber::new(client, &request.control_url, Start::Seq(from)) {
-                Ok(subscriber) => {
-                    tasks.spawn(self.control(subscriber, config.trickle.max_document).in_current_span());
-                }
-                Err(error) => return Err(format!("control_url: {error}")),
-            }
+        if let Some(control) = control {
+            tasks.spawn(self.control(control, config.trickle.max_document).in_current_span());
         }
         Ok(threads)
     }
