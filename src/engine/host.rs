@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
@@ -248,6 +249,17 @@ impl Host {
                     self.supervisor.send(message).await;
                 }
             },
+            ToEngine::Describe { id } => {
+                let running = self.sessions.values().next().map(Handle::params);
+                let value = json!({
+                    "name": self.pipeline.name(),
+                    "about": self.pipeline.about(),
+                    "schema": self.pipeline.schema(),
+                    "params": running.as_deref().unwrap_or(&self.config.initial_params),
+                    "updates": self.config.updates,
+                });
+                self.supervisor.send(FromEngine::Described { id, value }).await;
+            }
             ToEngine::Scrape { id } => {
                 self.supervisor.send(FromEngine::Metrics { id, text: self.metrics.text() }).await;
             }

@@ -131,6 +131,11 @@ impl Handle {
         self.updater().update(params)
     }
 
+    /// The parameters in force, as they were sent.
+    pub fn params(&self) -> Arc<Params> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).given.clone()
+    }
+
     fn updater(&self) -> Updater {
         Updater { shared: self.shared.clone(), current: self.current.clone(), mode: self.mode }
     }
@@ -332,8 +337,8 @@ impl Session {
             events: self.events.clone(),
         };
         tasks.spawn(publish.run(to_publish).in_current_span());
-        if let Some(control) = control {
-            tasks.spawn(self.control(control, config.trickle.max_document).in_current_span());
+        if let Some(subscriber) = updates {
+            tasks.spawn(self.control(subscriber, config.trickle.max_document).in_current_span());
         }
         Ok(threads)
     }
