@@ -296,10 +296,19 @@ impl Session {
         let (last_video, last_audio) = (stamp(|r| r.last_video_pts), stamp(|r| r.last_audio_pts));
         let thread = |error: std::io::Error| format!("a thread could not be started: {error}");
 
-        // Input: socket, pieces, decoder.
+        // Whatever can be refused comes before the first thread.
         let start = if resume.is_some() { Start::Current } else { Start::Seq(0) };
         let subscriber =
             Subscriber::new(client, &request.subscribe_url, start).map_err(|e| format!("subscribe_url: {e}"))?;
+        let updates = match request.control_url.as_str() {
+            "" => None,
+            url => {
+                let from = resume.and_then(|resume| resume.control_seq).unwrap_or(0);
+                Some(Subscriber::new(client, url, Start::Seq(from)).map_err(|e| format!("control_url: {e}"))?)
+            }
+        };
+
+        // Input: socket, pieces, decoder.
         let (pieces, received) = mpsc::channel(ingest::PIECES);
         let decoder = ingest::spawn_decoder(
             self.shared.clone(),
