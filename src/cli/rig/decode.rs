@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::RigError;
 use crate::frame::{FramePool, PixelFormat, Size, VideoFrame};
@@ -55,9 +55,10 @@ impl Feed {
     }
 }
 
-/// A decoding thread. It ends when its feed is dropped; dropping this waits for that.
+/// A decoding thread. It ends when its feed or this is dropped; dropping this waits for that.
 pub struct Decoding {
     thread: Option<JoinHandle<()>>,
+    stop: Option<Sender<()>>,
     lost: Arc<AtomicU64>,
 }
 
@@ -74,13 +75,14 @@ impl Decoding {
         let media = crate::media::Config::default();
         let input = Input::new(InputConfig { target: size, format, media, pool: FramePool::new(BUFFERS) })?;
         let (pieces, received) = bounded(PIECES);
+        let (stop, stopped) = bounded(0);
         let thread = std::thread::Builder::new()
             .name("rig-decode".into())
-            .spawn(move || run(input, &received, Look(look)))
+            .spawn(move || run(input, &received, &stopped, Look(look)))
             .map_err(RigError::Socket)?;
         let lost = Arc::new(AtomicU64::new(0));
         let feed = Feed { pieces, cut: AtomicBool::new(true), lost: lost.clone() };
-        Ok((feed, Self { thread: Some(thread), lost }))
+        Ok((feed, Self { thread: Some(thread), stop: Some(stop), lost }))
     }
 
     /// Pieces that were left out because the thread was too slow.
@@ -91,6 +93,7 @@ impl Decoding {
 
 impl Drop for Decoding {
     fn drop(&mut self) {
+        drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             // A panic there has been printed already.
             let _ = thread.join();
@@ -110,8 +113,14 @@ impl<F: FnMut(VideoFrame)> InputSink for Look<F> {
     fn event(&mut self, _: InputEvent) {}
 }
 
-fn run(mut input: Input, pieces: &Receiver<Piece>, mut sink: impl InputSink) {
-    for piece in pieces {
+fn run(mut input: Input, pieces: &Receiver<Piece>, stop: &Receiver<()>, mut sink: impl InputSink) {
+    loop {
+        let piece = select! {
+            recv(pieces) -> piece => piece,
+            // Nothing is ever sent: this is the end of the other side.
+            recv(stop) -> _ => return,
+        };
+        let Ok(piece) = piece else { break };
         let result = match piece {
             Piece::Begin => {
                 input.segment_start();
