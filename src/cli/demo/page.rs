@@ -196,8 +196,8 @@ impl Page {
             loopback: address.ip().is_loopback(),
             stop: CancellationToken::new(),
         });
-        let serve = axum::serve(listener, router(shared.clone()))
-            .with_graceful_shutdown(shared.stop.clone().cancelled_owned());
+        let serve =
+            axum::serve(listener, router(shared.clone())).with_graceful_shutdown(shared.stop.clone().cancelled_owned());
         let serving = AbortOnDropHandle::new(tokio::spawn(async move {
             // It ends by order alone: a failing accept is tried again inside.
             let _ = serve.await;
@@ -372,7 +372,7 @@ async fn kill(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::cli::rig::http::request;
+    use crate::cli::rig::call::request;
     use http::Method;
 
     fn about() -> About {

@@ -19,10 +19,10 @@ use crate::media::MediaError;
 use crate::pipeline::Params;
 use crate::trickle::TrickleError;
 
+pub mod call;
 pub mod control;
 pub mod decode;
 pub mod events;
-pub mod http;
 pub mod lab;
 pub mod ledger;
 mod playback;
@@ -30,6 +30,7 @@ pub mod procs;
 pub mod reader;
 pub mod runner;
 pub mod source;
+pub mod words;
 
 use control::Control;
 use events::Events;
@@ -37,7 +38,7 @@ use lab::{Channel, Channels, Lab};
 use ledger::{Ledger, Summary};
 use reader::{Found, Reader, Side, Taps};
 use runner::{Runner, RunnerConfig, StartTimes};
-use source::{Source, SourceConfig};
+use source::Source;
 
 /// How long frames under way may take to come out after the last one was sent.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -59,7 +60,7 @@ pub enum RigError {
         source: std::io::Error,
     },
     /// The runner is not as it should be; with the last lines of its log.
-    #[error("the runner {0}{}", tail(.1))]
+    #[error("the runner {0}{log}", log = tail(.1))]
     Runner(String, Vec<String>),
     /// It refused the stream.
     #[error("the runner refuses the stream ({status}): {message}")]
@@ -104,8 +105,8 @@ fn tail(lines: &[String]) -> String {
 pub struct Setup {
     /// The runner.
     pub runner: RunnerConfig,
-    /// The source.
-    pub source: SourceConfig,
+    /// The source, opened.
+    pub source: source::Ready,
     /// Reads the input channel back, which is the floor of the latency.
     pub floor: bool,
     /// What the reader of the input does besides; needs `floor`.
@@ -177,7 +178,7 @@ impl Rig {
         let taps = Taps { ledger: side(Side::Output), ..output };
         let output = Reader::open(&client, &channels.url(Channel::Output), taps)?;
         let events = Events::read(&client, &channels.url(Channel::Events))?;
-        let source = Source::start(&source, &client, &channels.url(Channel::Input), ledger.clone()).await?;
+        let source = Source::start(source, &client, &channels.url(Channel::Input), ledger.clone()).await?;
         let params = config.params;
         Ok(Self { lab, runner, channels, ledger, events, control, source, floor, output, params, ordered })
     }

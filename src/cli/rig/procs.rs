@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use procfs::ProcError;
 use procfs::process::Process;
-use procfs::{ProcError, WithCurrentSystemInfo};
 use serde::Serialize;
 
 /// One look at a tree of processes.

@@ -11,8 +11,8 @@ use serde::Serialize;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::RigError;
-use super::ledger::Ledger;
 use super::decode::Feed;
+use super::ledger::Ledger;
 use crate::frame::Timestamp;
 use crate::media::Damage;
 use crate::media::ts::demux::{DemuxConfig, DemuxSink, Demuxer, Stream, StreamKind, Unit};

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::lab::{Channel, Channels};
-use super::{RigError, http, procs};
+use super::{RigError, call, procs};
 use crate::pipeline::Params;
 
 /// Log lines that are kept for a report of what went wrong.
@@ -181,7 +181,7 @@ impl Runner {
     /// # Errors
     /// No answer, or one without a word.
     pub async fn health(&self) -> Result<String, RigError> {
-        let (_, body) = http::request(self.address, Method::GET, "/health", None).await.map_err(RigError::Socket)?;
+        let (_, body) = call::request(self.address, Method::GET, "/health", None).await.map_err(RigError::Socket)?;
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         let word = body.get("status").and_then(Value::as_str);
         word.map(str::to_owned).ok_or_else(|| RigError::Runner("answers /health without a status".into(), Vec::new()))
@@ -192,7 +192,8 @@ impl Runner {
     /// # Errors
     /// No answer, or one that is no JSON.
     pub async fn status(&self) -> Result<Value, RigError> {
-        let (_, body) = http::request(self.address, Method::GET, "/api/status", None).await.map_err(RigError::Socket)?;
+        let (_, body) =
+            call::request(self.address, Method::GET, "/api/status", None).await.map_err(RigError::Socket)?;
         serde_json::from_slice(&body)
             .map_err(|error| RigError::Runner(format!("answers /api/status with no JSON ({error})"), Vec::new()))
     }
@@ -213,8 +214,9 @@ impl Runner {
             "manifest_id": channels.manifest_id(),
             "stream_id": "",
         });
-        let (status, answer) =
-            http::request(self.address, Method::POST, "/live-video-to-video", Some(&body)).await.map_err(RigError::Socket)?;
+        let (status, answer) = call::request(self.address, Method::POST, "/live-video-to-video", Some(&body))
+            .await
+            .map_err(RigError::Socket)?;
         if status.is_success() {
             return Ok(());
         }

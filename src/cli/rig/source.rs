@@ -12,8 +12,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::RigError;
 use super::ledger::Ledger;
+use super::playback::Playback;
 use crate::frame::{FramePool, Size};
-use crate::media::{AudioCodec, Chunk, MediaError, Output, OutputConfig, Pattern, SegmentSink, Tone};
+use crate::media::{AudioCodec, Chunk, MediaError, Output, OutputConfig, Pattern, SegmentSink, Stopper, Tone};
 use crate::trickle::{Begin, Client, Publisher, SegmentWriter};
 
 /// Pieces that may wait for the publisher.
@@ -35,8 +36,13 @@ pub enum SourceConfig {
         /// Pictures a second.
         fps: f64,
     },
-    /// A file, an address or a camera, by its name.
-    Media(String),
+    /// A file, an address or a camera.
+    Media {
+        /// Its name.
+        name: String,
+        /// Pictures are scaled and cropped to this; `None` leaves them as they are.
+        size: Option<Size>,
+    },
 }
 
 /// Faults that a soak asks the source for.
@@ -79,6 +85,77 @@ struct Shared {
     faults: Faults,
     counters: Counters,
     stop: AtomicBool,
+    stopper: Stopper,
+}
+
+impl Shared {
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.stopper.stop();
+    }
+}
+
+enum Opened {
+    Pattern(Box<PatternMaker>),
+    Playback(Box<Playback>),
+}
+
+/// A source that is opened and waits for its channel.
+pub struct Ready {
+    opened: Opened,
+    stopper: Stopper,
+    size: Size,
+}
+
+impl Ready {
+    /// Opens a source. What is slow about it happens on a thread that may block.
+    ///
+    /// # Errors
+    /// The source or its encoder does not open.
+    pub async fn open(config: SourceConfig) -> Result<Self, RigError> {
+        let stopper = Stopper::default();
+        // Whoever drops this future ends an opening that waits for a network.
+        let guard = StopOnDrop(Some(stopper.clone()));
+        let handle = stopper.clone();
+        let opening = tokio::task::spawn_blocking(move || match config {
+            SourceConfig::Pattern { size, fps } => {
+                let opened = Opened::Pattern(Box::new(PatternMaker::new(size, fps)?));
+                Ok(Self { opened, stopper: handle, size })
+            }
+            SourceConfig::Media { name, size } => {
+                let playback = Playback::open(&name, size, handle.clone())?;
+                let size = playback.size().unwrap_or(Size::new(512, 512));
+                Ok(Self { opened: Opened::Playback(Box::new(playback)), stopper: handle, size })
+            }
+        });
+        let result = opening.await;
+        guard.keep();
+        match result {
+            Ok(result) => result.map_err(RigError::Media),
+            Err(error) => Err(RigError::Socket(std::io::Error::other(error))),
+        }
+    }
+
+    /// Size of its pictures.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+}
+
+struct StopOnDrop(Option<Stopper>);
+
+impl StopOnDrop {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        if let Some(stopper) = &self.0 {
+            stopper.stop();
+        }
+    }
 }
 
 enum Piece {
@@ -98,9 +175,9 @@ impl Source {
     /// Begins to publish on the channel at `url`; `ledger` gets every picture's time.
     ///
     /// # Errors
-    /// The source or its encoder does not open.
+    /// `url` is no channel URL, or there is no thread.
     pub async fn start(
-        config: &SourceConfig,
+        Ready { opened, stopper, .. }: Ready,
         client: &Client,
         url: &str,
         ledger: Arc<Ledger>,
@@ -110,24 +187,18 @@ impl Source {
             faults: Faults::default(),
             counters: Counters::default(),
             stop: AtomicBool::new(false),
+            stopper,
         });
         let (pieces, queue) = mpsc::channel(PIECES);
         let publisher = Publisher::open(client, url, "video/mp2t", Begin::Zero).await?;
         let sink = Sink { shared: shared.clone(), pieces };
         let builder = std::thread::Builder::new().name("rig-source".into());
-        let thread = match config {
-            SourceConfig::Pattern { size, fps } => {
-                let maker = PatternMaker::new(*size, *fps)?;
-                builder.spawn(move || maker.run(sink))
-            }
-            SourceConfig::Media(name) => super::playback::start(builder, name, sink)?,
+        let thread = match opened {
+            Opened::Pattern(maker) => builder.spawn(move || maker.run(sink)),
+            Opened::Playback(playback) => builder.spawn(move || playback.run(sink)),
         };
         let task = tokio::spawn(publish(publisher, queue, shared.clone()));
-        Ok(Self {
-            shared,
-            thread: Some(thread.map_err(RigError::Socket)?),
-            task: Some(AbortOnDropHandle::new(task)),
-        })
+        Ok(Self { shared, thread: Some(thread.map_err(RigError::Socket)?), task: Some(AbortOnDropHandle::new(task)) })
     }
 
     /// Faults to ask for.
@@ -150,7 +221,7 @@ impl Source {
     /// # Errors
     /// It failed before.
     pub async fn stop(mut self) -> Result<(), RigError> {
-        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.stop();
         if let Some(task) = self.task.take() {
             // An aborted task means that the runtime ends.
             task.await.unwrap_or(Ok(()))?;
@@ -164,7 +235,7 @@ impl Source {
 
 impl Drop for Source {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.stop();
         // Without its task the thread has nobody to give its pieces to, and ends at the next one.
         drop(self.task.take());
     }
