@@ -27,6 +27,7 @@ async fn segments_arrive_in_order_and_the_channel_ends() {
         assert_eq!(publish(&mut publisher, &format!("segment {n}")).await, n);
         assert_eq!(read(&mut subscriber).await, Some((n, format!("segment {n}"))));
     }
+    tokio::time::sleep(Duration::from_millis(50)).await;
     soon(publisher.close(true)).await.unwrap();
     assert_eq!(read(&mut subscriber).await, None);
     assert_eq!(subscriber.end_reason(), Some(EndReason::Closed), "a GET was open when the channel closed");
