@@ -11,7 +11,7 @@ pub struct Exchange {
     pub method: String,
     /// What stands behind the channel: a number, `next`, or nothing.
     pub part: String,
-    /// Requests before this one with the same method.
+    /// How often the same was asked before.
     pub nth: usize,
     pub head: String,
     io: BufReader<TcpStream>,
@@ -134,7 +134,8 @@ async fn receive(stream: TcpStream, log: &Mutex<Vec<String>>) -> Option<Exchange
     let (method, path) = (words.next()?.to_owned(), words.next()?);
     let part = path.strip_prefix("/ch").unwrap().trim_matches('/').to_owned();
     let mut log = log.lock().unwrap();
-    let nth = log.iter().filter(|line| line.starts_with(&method)).count();
-    log.push(format!("{method} {part}").trim().to_owned());
+    let line = format!("{method} {part}").trim().to_owned();
+    let nth = log.iter().filter(|earlier| **earlier == line).count();
+    log.push(line);
     Some(Exchange { method, part, nth, head: head.clone(), io })
 }
