@@ -1,1 +1,6 @@
 //! Whole-process and whole-path tests.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod layers;
+mod supervisor;
