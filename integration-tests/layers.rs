@@ -52,43 +52,60 @@ fn table(lib: &str) -> BTreeMap<String, Allowed> {
     rows
 }
 
-/// `text` without comments, and with the inside of strings blanked.
+/// `text` without comments, and without the inside of strings and characters.
 fn code(text: &str) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    let at = |index: usize| chars.get(index).copied().unwrap_or(' ');
     let mut out = String::with_capacity(text.len());
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '/' if chars.peek() == Some(&'/') => {
-                for c in chars.by_ref() {
-                    if c == '\n' {
-                        out.push('\n');
-                        break;
-                    }
+    let mut index = 0;
+    while index < chars.len() {
+        let name_before = out.chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_');
+        match (at(index), at(index + 1)) {
+            ('/', '/') => {
+                while index < chars.len() && at(index) != '\n' {
+                    index += 1;
                 }
             }
-            '/' if chars.peek() == Some(&'*') => {
-                let mut last = ' ';
-                for c in chars.by_ref() {
-                    if (last, c) == ('*', '/') {
-                        break;
+            ('/', '*') => {
+                index += 2;
+                while index < chars.len() && (at(index), at(index + 1)) != ('*', '/') {
+                    index += 1;
+                }
+                index += 2;
+            }
+            ('r', '"' | '#') if !name_before || out.ends_with('b') => {
+                let hashes = chars[index + 1..].iter().take_while(|&&c| c == '#').count();
+                index += 1 + hashes;
+                if at(index) == '"' {
+                    index += 1;
+                    let ends = |index: usize| at(index) == '"' && (1..=hashes).all(|hash| at(index + hash) == '#');
+                    while index < chars.len() && !ends(index) {
+                        index += 1;
                     }
-                    last = c;
+                    index += 1 + hashes;
+                    out.push_str("\"\"");
                 }
             }
-            '"' => {
-                out.push('"');
-                while let Some(c) = chars.next() {
-                    match c {
-                        '\\' => drop(chars.next()),
-                        '"' => break,
-                        _ => {}
-                    }
+            ('"', _) => {
+                index += 1;
+                while index < chars.len() && at(index) != '"' {
+                    index += if at(index) == '\\' { 2 } else { 1 };
                 }
-                out.push('"');
+                index += 1;
+                out.push_str("\"\"");
             }
-            // A quote as a character is not the begin of a string.
-            '\'' if chars.peek() == Some(&'"') => drop(chars.next()),
-            _ => out.push(c),
+            // A character, not a lifetime.
+            ('\'', next) if next == '\\' || at(index + 2) == '\'' => {
+                index += if next == '\\' { 3 } else { 2 };
+                while index < chars.len() && at(index) != '\'' {
+                    index += 1;
+                }
+                index += 1;
+            }
+            (c, _) => {
+                out.push(c);
+                index += 1;
+            }
         }
     }
     out
@@ -320,6 +337,15 @@ fn the_checker_bites() {
         ("lib.rs", "use crate::top::X;", 0),
     ] {
         assert_eq!(check(path, text), wrong, "{path}: {text}");
+    }
+    let strange = [
+        r##"let a = r#"one " quote"#; use crate::top::X;"##,
+        r#"let a = '"'; let b = '\"'; let c = '\''; let d: &'static str = "x\""; use crate::top::X;"#,
+        r#"let a = br"\"; use crate::top::X;"#,
+        "let a = \"// no comment\"; use crate::top::X;",
+    ];
+    for text in strange {
+        assert_eq!(check("middle/mod.rs", text), 1, "{text}");
     }
     let one = |path: &str, text: &str| -> Sources { vec![(path.into(), text.to_owned())] };
     assert_eq!(unsafe_outside_ffi(&one("low/x.rs", "fn f() { unsafe { g() } }")).len(), 1);
