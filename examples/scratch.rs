@@ -4,7 +4,14 @@ use weir::trickle::*;
 async fn main() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let server = Server::new(ServerConfig::default());
-    for (n, m) in [("s", "video/MP2T"), ("s-out", "video/MP2T"), ("s-control", "application/json"), ("s-events", "application/json")] { server.create(n, m); }
+    for (n, m) in [
+        ("s", "video/MP2T"),
+        ("s-out", "video/MP2T"),
+        ("s-control", "application/json"),
+        ("s-events", "application/json"),
+    ] {
+        server.create(n, m);
+    }
     let l = tokio::net::TcpListener::bind("127.0.0.1:8941").await.unwrap();
     let s2 = server.clone();
     tokio::spawn(async move { s2.serve(l, std::future::pending()).await });
@@ -19,19 +26,37 @@ async fn main() {
     let mut ev = Subscriber::new(&c, &u("s-events"), Start::Seq(0)).unwrap();
     let out = tokio::spawn(async move {
         let mut all = Vec::new();
-        while let Ok(Some(mut s)) = sub.next().await { let mut n=0; while let Ok(Some(b)) = s.chunk().await { n+=b.len(); all.extend_from_slice(&b);} println!("out seg {} {} bytes", s.seq(), n); }
+        while let Ok(Some(mut s)) = sub.next().await {
+            let mut n = 0;
+            while let Ok(Some(b)) = s.chunk().await {
+                n += b.len();
+                all.extend_from_slice(&b);
+            }
+            println!("out seg {} {} bytes", s.seq(), n);
+        }
         std::fs::write("/tmp/out.ts", &all).unwrap();
     });
-    let evt = tokio::spawn(async move { while let Ok(Some(mut s)) = ev.next().await { if let Ok(Some(d)) = s.document(1<<20).await { println!("event {}", String::from_utf8_lossy(&d)); } } });
+    let evt = tokio::spawn(async move {
+        while let Ok(Some(mut s)) = ev.next().await {
+            if let Ok(Some(d)) = s.document(1 << 20).await {
+                println!("event {}", String::from_utf8_lossy(&d));
+            }
+        }
+    });
     for i in 0..5 {
         let Ok(bytes) = std::fs::read(format!("/tmp/ts/{i}.ts")) else { break };
         let mut w = p.begin().await.unwrap();
         let t = Instant::now();
         let n = bytes.len();
-        for (k, ch) in bytes.chunks(n / 60 + 1).enumerate() { w.write(bytes::Bytes::copy_from_slice(ch)).await.unwrap(); let due = Duration::from_millis(33 * k as u64); tokio::time::sleep(due.saturating_sub(t.elapsed())).await; }
+        for (k, ch) in bytes.chunks(n / 60 + 1).enumerate() {
+            w.write(bytes::Bytes::copy_from_slice(ch)).await.unwrap();
+            let due = Duration::from_millis(33 * k as u64);
+            tokio::time::sleep(due.saturating_sub(t.elapsed())).await;
+        }
         w.finish().await.unwrap();
     }
     p.close(true).await.unwrap();
     server.close("s-control");
-    out.await.unwrap(); evt.await.unwrap();
+    out.await.unwrap();
+    evt.await.unwrap();
 }
