@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod layers;
+mod media;
 mod model;
 mod supervisor;
 mod trickle;
