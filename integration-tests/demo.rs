@@ -78,6 +78,7 @@ async fn rig(pipeline: &str) -> (Rig, Decoding, Arc<Mutex<Vec<(i64, pattern::Rea
     let setup = Setup {
         runner: options.runner(),
         source: Ready::open(options.source.clone()).await.unwrap(),
+        proxy: false,
         floor: false,
         input: Taps::default(),
         output: Taps { feed: Some(feed), ..Taps::default() },
