@@ -125,7 +125,7 @@ impl Encode {
 }
 
 fn open(config: &EncodeConfig, size: Size, color: Color) -> Result<VideoEncoder, MediaError> {
-    if size.width < 2 || size.height < 2 || size.width % 2 != 0 || size.height % 2 != 0 || size.pixels() > 1 << 26 {
+    if size.width < 2 || size.height < 2 || (size.width | size.height) & 1 == 1 || size.pixels() > 1 << 26 {
         return Err(MediaError::Config {
             field: "size",
             reason: format!("{size} cannot be encoded; both sides must be even and at least 2"),

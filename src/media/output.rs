@@ -399,7 +399,7 @@ impl Work {
 fn admit(pts: Timestamp, last: Option<Timestamp>, resume: Option<Timestamp>, tolerance: i64) -> Option<bool> {
     if let Some(resume) = resume {
         let step = pts.since(resume);
-        return (step > 0 || step < -RESUME_WINDOW).then_some(true);
+        return (!(-RESUME_WINDOW..=0).contains(&step)).then_some(true);
     }
     let Some(last) = last else { return Some(false) };
     let step = pts.since(last);

@@ -128,6 +128,8 @@ pub(in crate::media) struct VideoDecoderSpec<'a> {
     pub max_pixels: u64,
     /// Threads that work on several pictures at once, which delays output: for files only.
     pub frame_threads: bool,
+    /// Decode on an NVIDIA device; opening fails without one.
+    pub nvidia: bool,
     /// What the container knows of the stream.
     pub params: Option<&'a StreamParams>,
 }
@@ -136,6 +138,8 @@ pub(in crate::media) struct VideoDecoderSpec<'a> {
 pub(in crate::media) struct VideoDecoder {
     context: Context,
     packet: Packet,
+    /// Where pictures arrive that lie in device memory.
+    device_frame: Option<Frame>,
 }
 
 impl VideoDecoder {
@@ -154,10 +158,24 @@ impl VideoDecoder {
         if spec.name.ends_with("_cuvid") {
             c.flags |= sys::AV_CODEC_FLAG_LOW_DELAY as c_int;
         }
+        if spec.nvidia {
+            // SAFETY: the device reference goes to the context, which frees it; the callback has no state.
+            AvError::check(unsafe {
+                sys::av_hwdevice_ctx_create(
+                    &mut c.hw_device_ctx,
+                    sys::AVHWDeviceType::AV_HWDEVICE_TYPE_CUDA,
+                    ptr::null(),
+                    ptr::null_mut(),
+                    0,
+                )
+            })
+            .map_err(|e| codec_error("the NVIDIA device", e))?;
+            c.get_format = Some(prefer_cuda);
+        }
         context
             .open(codec, &mut Dictionary::new([]))
             .map_err(|e| codec_error(format!("video decoder {}", spec.name), e))?;
-        Ok(Self { context, packet: Packet::new() })
+        Ok(Self { context, packet: Packet::new(), device_frame: spec.nvidia.then(Frame::new) })
     }
 
     /// Gives one access unit, times in the unit that comes back with pictures.
@@ -173,12 +191,56 @@ impl VideoDecoder {
 
     /// Takes the next picture, false when there is none yet.
     pub fn receive(&mut self, picture: &mut Picture) -> Result<bool, AvError> {
-        self.context.receive(&mut picture.0)
+        let Some(device_frame) = &mut self.device_frame else { return self.context.receive(&mut picture.0) };
+        if !self.context.receive(device_frame)? {
+            return Ok(false);
+        }
+        let (from, to) = (device_frame.ptr(), picture.0.ptr());
+        if device_frame.get().format != sys::AVPixelFormat::AV_PIX_FMT_CUDA as c_int {
+            // The device does not do this stream, so the decoder did it itself.
+            picture.0.unref();
+            // SAFETY: two valid frames; the references move from one to the other.
+            unsafe { sys::av_frame_move_ref(to, from) };
+            return Ok(true);
+        }
+        let (source, target) = (device_frame.get(), picture.0.get());
+        if (target.width, target.height) != (source.width, source.height) || target.buf[0].is_null() {
+            picture.0.unref();
+        }
+        // SAFETY: a frame in device memory and one that is empty or of the same size; FFmpeg allocates where needed.
+        let copied = AvError::check(unsafe { sys::av_hwframe_transfer_data(to, from, 0) });
+        let (source, target) = (device_frame.get(), picture.0.get_mut());
+        target.pts = source.pts;
+        target.best_effort_timestamp = source.best_effort_timestamp;
+        target.color_range = source.color_range;
+        target.colorspace = source.colorspace;
+        target.decode_error_flags = source.decode_error_flags;
+        target.flags = source.flags;
+        device_frame.unref();
+        copied.map(|_| true)
     }
 
     /// Forgets everything; the next unit must be one that can be decoded alone.
     pub fn flush(&mut self) {
         self.context.flush();
+    }
+}
+
+/// Chooses pictures in CUDA memory where the decoder offers them.
+unsafe extern "C" fn prefer_cuda(
+    context: *mut sys::AVCodecContext,
+    offered: *const sys::AVPixelFormat,
+) -> sys::AVPixelFormat {
+    let mut at = offered;
+    // SAFETY: FFmpeg passes a list that ends with AV_PIX_FMT_NONE, and its own context.
+    unsafe {
+        while *at != sys::AVPixelFormat::AV_PIX_FMT_NONE {
+            if *at == sys::AVPixelFormat::AV_PIX_FMT_CUDA {
+                return *at;
+            }
+            at = at.add(1);
+        }
+        sys::avcodec_default_get_format(context, offered)
     }
 }
 
