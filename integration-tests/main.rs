@@ -1,1 +1,3 @@
 //! Whole-process and whole-path tests.
+
+mod model;

@@ -1,5 +1,6 @@
 //! Settings of ONNX Runtime.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,16 @@ pub enum Provider {
     Tensorrt,
 }
 
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Provider::Cpu => "cpu",
+            Provider::Cuda => "cuda",
+            Provider::Tensorrt => "tensorrt",
+        })
+    }
+}
+
 /// Settings of ONNX Runtime.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -29,4 +40,6 @@ pub struct Config {
     pub threads: u32,
     /// Path of `libonnxruntime.so`; `None` looks in the usual places.
     pub library: Option<PathBuf>,
+    /// Folder where TensorRT keeps its engines and timing data between runs; `None` builds them anew each time.
+    pub engine_cache: Option<PathBuf>,
 }

@@ -11,6 +11,13 @@ use serde_json::{Map, Value};
 
 use crate::frame::{FramePool, PixelFormat, Size, VideoFrame};
 
+pub mod delay;
+#[doc(hidden)]
+pub mod fuzz;
+pub mod invert;
+pub mod noop;
+pub mod overlay;
+pub mod params;
 pub mod registry;
 
 /// A JSON object of parameters, as it arrives with a start request or an update.

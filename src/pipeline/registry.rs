@@ -1,10 +1,13 @@
 //! Every pipeline by name.
 
 use super::Pipeline;
+use super::delay::Delay;
+use super::invert::Invert;
+use super::noop::Noop;
 
 /// All pipelines, in the order in which lists show them.
 pub fn all() -> &'static [&'static dyn Pipeline] {
-    &[]
+    &[&Noop, &Invert, &Delay]
 }
 
 /// The pipeline called `name`.
