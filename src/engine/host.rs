@@ -260,7 +260,11 @@ impl Host {
         let request = &order.request;
         if !request.model_id.is_empty() && request.model_id != self.pipeline.name() {
             return Outcome::BadRequest {
-                message: format!("pipeline configured with {} but called with {}.", self.pipeline.name(), request.model_id),
+                message: format!(
+                    "pipeline configured with {} but called with {}.",
+                    self.pipeline.name(),
+                    request.model_id
+                ),
             };
         }
         if let Err(message) = check_urls(request) {

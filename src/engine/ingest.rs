@@ -81,7 +81,10 @@ pub async fn read(
         if pieces.send(Piece::End).await.is_err() {
             return "the decoder stopped".into();
         }
-        if whole && bytes_read > 0 && let Some(first_segment) = first_segment.take() {
+        if whole
+            && bytes_read > 0
+            && let Some(first_segment) = first_segment.take()
+        {
             first_segment();
         }
         let stats = subscriber.stats();

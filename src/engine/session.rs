@@ -289,7 +289,8 @@ impl Session {
 
         // Input: socket, pieces, decoder.
         let start = if resume.is_some() { Start::Current } else { Start::Seq(0) };
-        let subscriber = Subscriber::new(client, &request.subscribe_url, start).map_err(|e| format!("subscribe_url: {e}"))?;
+        let subscriber =
+            Subscriber::new(client, &request.subscribe_url, start).map_err(|e| format!("subscribe_url: {e}"))?;
         let (pieces, received) = mpsc::channel(ingest::PIECES);
         let decoder = ingest::spawn_decoder(
             self.shared.clone(),

@@ -325,8 +325,14 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let start = Instant::now();
         let at = |ms| Some(start + Duration::from_millis(ms));
-        let stamps =
-            Stamps { received: at(0), decoded: at(2), started: at(3), done: at(13), encoded: at(17), published: at(18) };
+        let stamps = Stamps {
+            received: at(0),
+            decoded: at(2),
+            started: at(3),
+            done: at(13),
+            encoded: at(17),
+            published: at(18),
+        };
         metrics.published(Kind::Processed, &stamps);
         metrics.drops_at(Place::Input, 3);
         let text = metrics.text();
