@@ -12,6 +12,7 @@ pub mod stream;
 pub mod synthetic;
 pub mod taesd;
 pub mod unet;
+pub mod weights;
 
 pub use net::Net;
 pub use source::{ModelError, Source, Stored};

@@ -8,6 +8,9 @@ pub enum ModelError {
     /// The graph does not fit together.
     #[error(transparent)]
     Graph(#[from] GraphError),
+    /// The weights cannot be used.
+    #[error(transparent)]
+    Weights(#[from] super::weights::WeightsError),
     /// A configuration asks for something that is not built here, or contradicts itself.
     #[error("{field}: {reason}")]
     Config {
