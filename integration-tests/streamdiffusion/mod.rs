@@ -194,6 +194,11 @@ fn worst(got: &[f32], want: &[f32]) -> f32 {
     got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
+/// The largest magnitude of `want`, at least 1: what a difference is measured against.
+fn scale(want: &[f32]) -> f32 {
+    want.iter().fold(1.0, |most, x| most.max(x.abs()))
+}
+
 #[track_caller]
 fn close(what: &str, got: &[f32], want: &[f32], most: f32) {
     let worst = worst(got, want);

@@ -11,11 +11,12 @@ use weir::models::taesd::TaesdConfig;
 use weir::models::unet::UnetConfig;
 use weir::models::{ModelError, Source};
 
-use super::{Data, Golden, Graph, apart, close, config, noise, picture, weights};
+use super::{Data, Golden, Graph, apart, close, config, noise, picture, scale, weights};
 
-/// Of the picture in 0…1 and of the latents.
-const TOLERANCE: f32 = 2e-4;
-const LATENT_TOLERANCE: f32 = 1e-3;
+/// Of the picture in 0…1.
+const TOLERANCE: f32 = 5e-5;
+/// Of latents, relative to the largest.
+const LATENT_TOLERANCE: f32 = 1e-5;
 const SIZE: usize = 64;
 
 fn stream_config(family: &str, steps: u64, guidance: Guidance) -> StreamConfig {
@@ -131,12 +132,12 @@ impl Trace {
     #[track_caller]
     fn check(&self, what: &str, golden: &Golden, prefix: &str) {
         let get = |name: &str| golden.get(&format!("{prefix}{name}"));
-        close(&format!("{what} latents"), &self.latents, get("latents"), LATENT_TOLERANCE);
+        latents(&format!("{what} latents"), &self.latents, get("latents"));
         close(&format!("{what} image"), &fourth(&self.last["image"].floats()), get("image"), TOLERANCE);
         close(&format!("{what} bytes"), &self.last["frame_out"].floats(), get("frame"), 1.0);
         for state in ["x_t_buffer", "stock_noise"] {
             if let Some(got) = self.last.get(&format!("{state}_out")) {
-                close(&format!("{what} {state}"), &got.floats(), get(state), LATENT_TOLERANCE);
+                latents(&format!("{what} {state}"), &got.floats(), get(state));
             }
         }
         // The picture before this one, or one upside down, would not pass.
@@ -146,6 +147,17 @@ impl Trace {
         let upside_down: Vec<f32> = self.last["frame_out"].floats().into_iter().rev().collect();
         apart(&format!("{what}: upside down"), &upside_down, get("frame"), 5.0);
     }
+}
+
+#[track_caller]
+fn latents(what: &str, got: &[f32], want: &[f32]) {
+    close(what, got, want, LATENT_TOLERANCE * scale(want));
+}
+
+/// The comparison of [`latents`] would fail by far.
+#[track_caller]
+fn other(what: &str, got: &[f32], want: &[f32]) {
+    apart(what, got, want, 20.0 * LATENT_TOLERANCE * scale(want));
 }
 
 /// Every fourth pixel of (3, 64, 64), down and right.
@@ -166,13 +178,13 @@ fn every_step(guidance: Guidance, name: &str) {
         if steps > 1 {
             made.prepare(&golden, "");
             let swapped = made.run(8);
-            apart("add_noise", &swapped.latents, golden.get("0/latents"), 10.0 * LATENT_TOLERANCE);
+            other("add_noise", &swapped.latents, golden.get("0/latents"));
         }
         for (knob, value) in [("guidance_scale", 1.5), ("delta", 0.77)] {
             made.prepare(&golden, "");
             if made.graph.shape(knob).is_some() {
                 made.graph.set(knob, vec![value]);
-                apart(knob, &made.run(8).latents, golden.get("1/latents"), 10.0 * LATENT_TOLERANCE);
+                other(knob, &made.run(8).latents, golden.get("1/latents"));
             }
         }
     }
@@ -240,7 +252,7 @@ fn parameters_change_between_two_frames() {
         }
         match left_out {
             0 => trace.check("changes", &golden, ""),
-            n => apart(&format!("change {n}"), &trace.latents, golden.get("latents"), 10.0 * LATENT_TOLERANCE),
+            n => other(&format!("change {n}"), &trace.latents, golden.get("latents")),
         }
     }
 }
@@ -253,7 +265,7 @@ fn sdxl_streams_with_its_own_conditioning() {
     made.run(8).check("sdxl", &golden, "");
     made.prepare(&golden, "");
     made.graph.set("text_embeds", vec![0.0; 2 * 16]);
-    apart("pooled text", &made.run(8).latents, golden.get("latents"), 10.0 * LATENT_TOLERANCE);
+    other("pooled text", &made.run(8).latents, golden.get("latents"));
 }
 
 #[test]
@@ -290,7 +302,7 @@ fn controlnets_follow_their_scales() {
         }
         match wrong {
             false => trace.check("controls", &golden, ""),
-            true => apart("scales", &trace.latents, golden.get("latents"), 10.0 * LATENT_TOLERANCE),
+            true => other("scales", &trace.latents, golden.get("latents")),
         }
     }
 }
@@ -331,7 +343,7 @@ fn the_full_autoencoder_streams() {
         }
         match zeroed {
             false => trace.check("kl", &golden, ""),
-            true => apart("noise of the encoder", &trace.latents, golden.get("latents"), 10.0 * LATENT_TOLERANCE),
+            true => other("noise of the encoder", &trace.latents, golden.get("latents")),
         }
     }
 }
