@@ -10,11 +10,11 @@ use tokio::sync::mpsc;
 
 use super::fresh::Average;
 use super::outbox::{Meta, Picture};
-use super::shared::{DECODE, Shared};
+use super::shared::{DECODE, Shared, Streams};
 use crate::frame::{PixelFormat, Size, Timestamp, VideoFrame};
 use crate::media::{AudioPacket, DropReason, Input, InputConfig, InputEvent, InputSink};
 use crate::metering::Place;
-use crate::trickle::Subscriber;
+use crate::trickle::{EndReason, Subscriber};
 
 /// Pieces that may wait for the decoder. When they do, the socket is not read: nothing is lost.
 pub const PIECES: usize = 64;
@@ -46,6 +46,11 @@ pub async fn read(
             Ok(Some(segment)) => segment,
             Ok(None) => {
                 return match subscriber.end_reason() {
+                    Some(reason @ (EndReason::Failures | EndReason::Certificate | EndReason::NotFound)) => {
+                        let cause = subscriber.last_failure().map_or_else(|| reason.to_string(), str::to_owned);
+                        shared.fail("trickle", format!("The input cannot be read: {cause}"));
+                        format!("the input cannot be read: {cause}")
+                    }
                     Some(reason) => format!("the input ended: {reason}"),
                     None => "the input ended".into(),
                 };
@@ -91,8 +96,10 @@ pub async fn read(
         gauge("segments", stats.segments);
         gauge("reissued", stats.reissued);
         gauge("retries", stats.retries);
-        gauge("jumps", stats.jumps);
+        gauge("jumps", stats.jumps470);
         gauge("empty", stats.empty);
+        gauge("gaps", stats.gaps);
+        gauge("broken", stats.broken);
     }
 }
 
@@ -133,11 +140,12 @@ fn decode(
     while let Some(piece) = pieces.blocking_recv() {
         let now = Instant::now();
         shared.busy[DECODE].set(now);
+        let mut result = Ok(());
         if shared.format() != format {
             format = shared.format();
-            input.set_target(size, format);
+            result = input.set_target(size, format);
         }
-        let result = match piece {
+        result = result.and_then(|()| match piece {
             Piece::Begin(seq) => {
                 tracing::trace!(session = shared.id, seq, "An input segment begins.");
                 input.segment_start();
@@ -145,7 +153,7 @@ fn decode(
             }
             Piece::Bytes(bytes, received) => input.push(&bytes, received, &mut sink),
             Piece::End => input.segment_end(&mut sink),
-        };
+        });
         shared.busy[DECODE].clear();
         if let Err(error) = result {
             shared.fail("decode", format!("The input cannot be decoded: {error}"));
@@ -203,14 +211,33 @@ impl InputSink for Sink<'_> {
     fn event(&mut self, event: InputEvent) {
         let (shared, session) = (self.shared, self.shared.id);
         match event {
-            InputEvent::StreamsFound { .. } => tracing::info!(session, "Metadata: {event}"),
-            InputEvent::Damage { .. } => {
-                shared.metrics.damaged.inc();
-                tracing::debug!(session, "Damaged input is skipped: {event}");
+            InputEvent::StreamsFound { ref video, ref audio, .. } => {
+                let audio = audio.as_ref().map(|audio| audio.channels.unwrap_or(0));
+                shared.streams.put(Streams { video: video.is_some(), audio });
+                if let Some(line) = event.metadata_line() {
+                    tracing::info!(session, "{line}");
+                }
             }
-            InputEvent::Dropped { reason: DropReason::NoBuffer } => shared.metrics.drop_at(Place::Decode),
-            InputEvent::Dropped { reason: DropReason::RateCap } => shared.metrics.drop_at(Place::RateCap),
-            other => tracing::info!(session, "{other}"),
+            InputEvent::DecoderChosen { name } => tracing::info!(session, "Decoding with {name}."),
+            InputEvent::FormatChanged { size, pixel_format } => {
+                tracing::info!(session, "The input has pictures of {size} in {pixel_format}.");
+            }
+            InputEvent::Discontinuity { from, to } => {
+                tracing::info!(session, "The input's time line jumps from {} to {}.", from.0, to.0);
+            }
+            InputEvent::Damage(damage) => {
+                shared.metrics.damaged.inc();
+                tracing::debug!(session, "Damaged input is skipped: {damage}.");
+            }
+            InputEvent::Dropped { reason, pts } => {
+                shared.metrics.drop_at(match reason {
+                    DropReason::PoolEmpty => Place::Decode,
+                    DropReason::RateCap => Place::RateCap,
+                    DropReason::BeforeKeyFrame => Place::KeyFrame,
+                    DropReason::OutOfOrder | DropReason::NoTime => Place::Order,
+                });
+                tracing::debug!(session, ?pts, ?reason, "A frame of the input is dropped.");
+            }
         }
     }
 }
