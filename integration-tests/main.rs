@@ -1,4 +1,10 @@
 //! Tests of whole processes, real sockets and the whole path.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod layers;
+mod media;
 mod model;
+mod streamdiffusion;
+mod supervisor;
 mod trickle;

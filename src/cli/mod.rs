@@ -1,6 +1,6 @@
 //! Subcommands: flags in, words and tables out.
 //!
-//! A subcommand is a file with `command()`, its flags, and `run()`, its work; [`SUBCOMMANDS`] lists them.
+//! A subcommand is a file with `command()`, its flags, and `run()`, its work; the table `SUBCOMMANDS` lists them.
 
 use std::process::ExitCode;
 

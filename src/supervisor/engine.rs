@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How long an engine that closed its output may take to end.
 const EXIT_WAIT: Duration = Duration::from_millis(500);
 
+/// How long a killed engine may take to be gone.
+const KILL_WAIT: Duration = Duration::from_millis(500);
+
 /// What plays the engine.
 #[derive(Clone)]
 pub enum EngineCommand {
@@ -120,9 +123,11 @@ impl Life {
             how = match exited {
                 Some(Ok(status)) => format!("ended with {status}"),
                 Some(Err(error)) => format!("ended in a way that cannot be told ({error})"),
-                None => match child.kill().await {
-                    Ok(()) => "was killed".to_owned(),
-                    Err(error) => format!("could not be killed ({error})"),
+                None => match timeout(KILL_WAIT, child.kill()).await {
+                    Ok(Ok(())) => "was killed".to_owned(),
+                    Ok(Err(error)) => format!("could not be killed ({error})"),
+                    // Inside the driver, most likely. It is collected when it comes back.
+                    Err(_) => "does not die".to_owned(),
                 },
             };
         }
