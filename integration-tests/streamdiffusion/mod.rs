@@ -3,6 +3,7 @@
 //! both sides.
 
 mod nets;
+mod pipeline;
 mod similar;
 mod stream;
 

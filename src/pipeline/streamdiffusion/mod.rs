@@ -8,6 +8,7 @@ mod controls;
 mod load;
 mod noise;
 mod params;
+mod place;
 mod processor;
 mod similar;
 mod text;

@@ -75,6 +75,7 @@ pub(super) struct Live {
     pub inference_steps: u32,
     pub t_index: Vec<u32>,
     pub add_noise: bool,
+    pub refill: bool,
     pub seed: Mixture<u64>,
     /// Whether seeds start the generator of the GPU.
     pub cuda_noise: bool,
@@ -185,6 +186,13 @@ const FIELDS: &[Field] = &[
     ),
     share("safety_checker_threshold", "Safety threshold", "Has no effect without a checker.", 0.5),
     flag("use_denoising_batch", "Stream batch", "Only true: all steps of the stream in one batch.", true),
+    flag(
+        "refill",
+        "Fill at once",
+        "Take the first frame, and the first behind an update, through all steps at once, so that it is seen at once; \
+         otherwise steps - 1 frames pass before it is.",
+        true,
+    ),
     flag("do_add_noise", "Noise between steps", "Add each step's noise to what comes to it.", true),
     flag("skip_diffusion", "Skip the model", "Frames pass through; a change reloads.", false),
     choice(
@@ -361,6 +369,7 @@ impl Settings {
                 inference_steps,
                 t_index,
                 add_noise: flag("do_add_noise"),
+                refill: flag("refill"),
                 seed: Mixture {
                     items: mixture("seed", value("seed"), seed)?,
                     how: how("seed_interpolation_method"),

@@ -278,7 +278,7 @@ impl FrameProcessor for Stream {
             return Ok(out);
         }
         // New numbers are seen at once: every row goes the whole way with them, from this frame.
-        let passes = if self.refill { self.config.steps } else { 1 };
+        let passes = if self.refill && self.settings.live.refill { self.config.steps } else { 1 };
         for _ in 0..passes {
             self.run(&frame.data, &mut out.data).map_err(frame_error)?;
         }
