@@ -6,5 +6,6 @@ mod demo;
 mod layers;
 mod media;
 mod model;
+mod streamdiffusion;
 mod supervisor;
 mod trickle;
