@@ -6,9 +6,12 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
+pub mod bench;
 mod config;
+pub mod demo;
 mod engine;
 pub mod logging;
+pub mod rig;
 mod serve;
 pub mod settings;
 
@@ -24,6 +27,8 @@ struct Subcommand {
 /// Every subcommand, in the order in which `--help` shows them.
 const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: serve::command, run: serve::run },
+    Subcommand { command: demo::command, run: demo::run },
+    Subcommand { command: bench::command, run: bench::run },
     Subcommand { command: config::command, run: config::run },
     Subcommand { command: engine::command, run: engine::run },
 ];

@@ -18,6 +18,8 @@ mod encode;
 mod error;
 mod ffi;
 mod file;
+#[doc(hidden)]
+pub mod fuzz;
 mod h264;
 mod hold;
 mod input;

@@ -281,6 +281,11 @@ impl Book {
         self.refresh(now);
     }
 
+    /// The orders of the sessions that run.
+    pub fn orders(&self) -> Vec<StreamRequest> {
+        self.sessions.values().map(|session| (*session.request).clone()).collect()
+    }
+
     /// The engine is given up for good. Every session is over.
     pub fn give_up(&mut self, message: &str, now: Instant) -> Vec<Note> {
         self.engine = Engine::Failed(message.to_owned());

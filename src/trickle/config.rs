@@ -46,7 +46,7 @@ impl Default for Config {
             silent_get_ms: 20_000,
             write_stall_ms: 10_000,
             close_ms: 2_000,
-            max_failures: 20,
+            max_failures: 7,
             retry_delay_ms: 300,
             max_document: 1024 * 1024,
         }
