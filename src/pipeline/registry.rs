@@ -8,7 +8,15 @@ use super::streamdiffusion::StreamDiffusion;
 
 /// All pipelines, in the order in which lists show them.
 pub fn all() -> &'static [&'static dyn Pipeline] {
-    &[&Noop, &Invert, &Delay, &StreamDiffusion]
+    &[
+        &Noop,
+        &Invert,
+        &Delay,
+        &StreamDiffusion::PLAIN,
+        &StreamDiffusion::SDTURBO,
+        &StreamDiffusion::SD15,
+        &StreamDiffusion::SDXL,
+    ]
 }
 
 /// The pipeline called `name`.
