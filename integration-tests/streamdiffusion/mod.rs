@@ -3,8 +3,10 @@
 //! `weir::models::synthetic` on both sides.
 
 mod nets;
+mod numbers;
 mod similar;
 mod stream;
+mod text;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
