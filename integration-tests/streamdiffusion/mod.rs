@@ -7,6 +7,7 @@ mod numbers;
 mod similar;
 mod stream;
 mod text;
+mod weights;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
