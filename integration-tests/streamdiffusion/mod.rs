@@ -1,9 +1,14 @@
 //! The models and the stream batch against diffusers and StreamDiffusion, through ONNX Runtime on the CPU. The golden
-//! vectors and the script that makes them are in `golden/streamdiffusion`; weights and inputs come from
-//! `weir::models::synthetic` on both sides.
+//! vectors and the script that makes them are in `golden/streamdiffusion`; the models are those of `weir::models::tiny` on
+//! both sides.
 
+mod full;
 mod nets;
+<<<<<<< HEAD
 mod numbers;
+=======
+mod pipeline;
+>>>>>>> unet
 mod similar;
 mod stream;
 mod text;
@@ -14,27 +19,27 @@ use std::path::PathBuf;
 
 use weir::graph::Model;
 use weir::inference::{Config, Runtime, Session};
-use weir::models::synthetic::{Calibration, Synthetic, uniform};
+use weir::models::synthetic::{Synthetic, uniform};
 
 fn folder() -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "integration-tests", "golden", "streamdiffusion"].iter().collect()
 }
 
 fn json(name: &str) -> serde_json::Value {
-    let path = folder().join(format!("{name}.json"));
+    read(folder().join(format!("{name}.json")))
+}
+
+fn read(path: PathBuf) -> serde_json::Value {
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).expect("JSON")
 }
 
 fn config(name: &str) -> serde_json::Value {
-    json(&format!("configs/{name}"))
+    read([env!("CARGO_MANIFEST_DIR"), "src", "models", "tiny", &format!("{name}.json")].iter().collect())
 }
 
 fn weights(name: &str) -> Synthetic {
-    let calibration: HashMap<String, HashMap<String, Calibration>> =
-        serde_json::from_value(json("calibration")).expect("calibration");
-    let gain = if name == "taesd" { 1.2 } else { 1.0 };
-    Synthetic::new(name, gain).calibrated(calibration.get(name).cloned().unwrap_or_default())
+    weir::models::tiny::weights(name).expect("calibration")
 }
 
 /// Numbers of a golden file, whatever type they have there, as floats.

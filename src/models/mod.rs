@@ -15,6 +15,7 @@ mod source;
 pub mod stream;
 pub mod synthetic;
 pub mod taesd;
+pub mod tiny;
 pub mod tokenizer;
 pub mod unet;
 pub mod weights;

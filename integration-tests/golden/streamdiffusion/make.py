@@ -57,7 +57,7 @@ def calibrate():
     deviation = torch.tensor([4.0] * 4 + [1.0] * 4)
     set_right("kl", "quant_conv", full.quant_conv(full.encoder(pictures)), mean, deviation)
     set_right("kl", "decoder.conv_out", full.decode(latents / 0.18215).sample, 0.0, 0.4)
-    (HERE / "calibration.json").write_text(json.dumps(done, indent=1) + "\n")
+    (models.CONFIGS / "calibration.json").write_text(json.dumps(done, indent=1) + "\n")
 
 
 def question(family, height, width):

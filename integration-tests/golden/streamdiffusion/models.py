@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DCon
 import synthetic
 
 HERE = pathlib.Path(__file__).parent
-CONFIGS = HERE / "configs"
+CONFIGS = HERE.parents[2] / "src" / "models" / "tiny"
 
 CROSS = "CrossAttnDownBlock2D"
 COMMON = dict(in_channels=4, cross_attention_dim=32, norm_num_groups=4, norm_eps=1e-5, layers_per_block=2, act_fn="silu",
@@ -53,7 +53,7 @@ def controlnet(family, number):
 
 
 def calibration():
-    path = HERE / "calibration.json"
+    path = CONFIGS / "calibration.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
