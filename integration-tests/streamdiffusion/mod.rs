@@ -4,11 +4,8 @@
 
 mod full;
 mod nets;
-<<<<<<< HEAD
 mod numbers;
-=======
 mod pipeline;
->>>>>>> unet
 mod similar;
 mod stream;
 mod text;
