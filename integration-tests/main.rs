@@ -1,3 +1,4 @@
 //! Whole-process and whole-path tests.
 
 mod model;
+mod trickle;

@@ -23,8 +23,13 @@ pub struct Config {
     pub tls: TlsPolicy,
     /// Milliseconds to reach a server.
     pub connect_timeout_ms: u64,
-    /// Milliseconds after which a GET without an answer is asked again on a new connection.
+    /// Milliseconds after which a GET without an answer is given up, with its connection, and asked again.
     pub silent_get_ms: u64,
+    /// Milliseconds without progress after which a write, or the wait for its answer, breaks a segment. Also the
+    /// longest that a request without a stream (DELETE, `/next`, create) may take.
+    pub write_stall_ms: u64,
+    /// Milliseconds that closing a publisher may take, answers of the last segments and the DELETE together.
+    pub close_ms: u64,
     /// Failures in a row, without one success between, that end a channel.
     pub max_failures: u32,
     /// Milliseconds between two tries.
@@ -39,6 +44,8 @@ impl Default for Config {
             tls: TlsPolicy::Skip,
             connect_timeout_ms: 5_000,
             silent_get_ms: 20_000,
+            write_stall_ms: 10_000,
+            close_ms: 2_000,
             max_failures: 7,
             retry_delay_ms: 300,
             max_document: 1024 * 1024,

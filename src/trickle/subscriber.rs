@@ -1,0 +1,314 @@
+//! Reading a channel, one GET ahead.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::Response;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::client::{Channel, Client, Failure, status_text};
+use super::error::TrickleError;
+use super::protocol::{Answer, EndReason, Event, Get, NO_SEGMENT, Position, Step, Subscribing};
+
+/// Counters of a subscriber since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubscriberStats {
+    /// Segments handed out.
+    pub segments: u64,
+    /// Bytes handed out.
+    pub bytes: u64,
+    /// GETs given up for silence and asked again.
+    pub reissued: u64,
+    /// GETs that failed and were tried again.
+    pub retries: u64,
+    /// Jumps to the edge after a 470.
+    pub jumps470: u64,
+    /// Empty segments passed over.
+    pub empty: u64,
+    /// Segment numbers that were never seen.
+    pub gaps: u64,
+    /// Times that the numbers went backwards: the publisher began anew.
+    pub restarts: u64,
+    /// Segments that broke off in their body.
+    pub broken: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    segments: AtomicU64,
+    bytes: AtomicU64,
+    reissued: AtomicU64,
+    retries: AtomicU64,
+    jumps470: AtomicU64,
+    empty: AtomicU64,
+    gaps: AtomicU64,
+    restarts: AtomicU64,
+    broken: AtomicU64,
+    broken_in_a_row: AtomicU32,
+}
+
+/// What the GET ahead came to.
+enum Fetched {
+    Segment { head: Head, response: Response, then: Get },
+    End(EndReason, Option<Failure>),
+}
+
+struct Head {
+    seq: u64,
+    latest: Option<u64>,
+    gap: u64,
+    restarted: bool,
+}
+
+type Ahead = AbortOnDropHandle<(Subscribing, Fetched)>;
+
+/// Reads the segments of a channel in order.
+///
+/// While the caller reads one segment, the GET of the next is open already, in a task that ends with this value.
+pub struct Subscriber {
+    client: Client,
+    channel: Arc<Channel>,
+    /// The state while no GET is ahead, with the GET to open.
+    idle: Option<(Subscribing, Get)>,
+    ahead: Option<Ahead>,
+    counters: Arc<Counters>,
+    ended: Option<EndReason>,
+    failure: Option<Failure>,
+}
+
+impl Subscriber {
+    /// A subscriber that begins at `start`. The first GET is opened by the first [`next`](Self::next).
+    ///
+    /// # Errors
+    /// `url` is no channel URL.
+    pub fn new(client: &Client, url: &str, start: Position) -> Result<Self, TrickleError> {
+        let channel = Arc::new(Channel::parse(url)?);
+        let state = Subscribing::new(start, client.limits());
+        let first = state.first();
+        Ok(Self {
+            client: client.clone(),
+            channel,
+            idle: Some((state, first)),
+            ahead: None,
+            counters: Arc::default(),
+            ended: None,
+            failure: None,
+        })
+    }
+
+    /// The next segment, as soon as its first byte is there; `None` once the channel has ended, see
+    /// [`end_reason`](Self::end_reason). Empty segments are passed over. An unfinished earlier segment stays readable.
+    ///
+    /// Cancel safe. Waits as long as the publisher does.
+    ///
+    /// # Errors
+    /// [`TrickleError::Certificate`], after which the channel has ended. Everything else is retried or is an end.
+    pub async fn next(&mut self) -> Result<Option<Segment>, TrickleError> {
+        if self.ended.is_some() {
+            return Ok(None);
+        }
+        if let Some((state, get)) = self.idle.take() {
+            self.open(state, get);
+        }
+        let Some(ahead) = &mut self.ahead else { return Err(TrickleError::Stopped) };
+        let Ok((mut state, fetched)) = ahead.await else {
+            self.ahead = None;
+            return Err(TrickleError::Stopped);
+        };
+        self.ahead = None;
+        match fetched {
+            Fetched::End(reason, failure) => {
+                self.ended = Some(reason);
+                self.failure = failure.clone();
+                match failure {
+                    Some(failure @ Failure::Certificate(_)) => Err(failure.into_error(self.channel.host())),
+                    _ => Ok(None),
+                }
+            }
+            Fetched::Segment { head, response, mut then } => {
+                let broken = self.counters.broken_in_a_row.load(Relaxed);
+                if let Some(reason) = state.bodies_broken(broken) {
+                    self.ended = Some(reason);
+                    return Ok(None);
+                }
+                if broken > 0 {
+                    then.wait = then.wait.max(self.client.limits().retry_delay);
+                }
+                self.open(state, then);
+                self.counters.segments.fetch_add(1, Relaxed);
+                Ok(Some(Segment {
+                    head,
+                    response: Some(response),
+                    partial: BytesMut::new(),
+                    broken: None,
+                    counters: self.counters.clone(),
+                }))
+            }
+        }
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> SubscriberStats {
+        let c = &self.counters;
+        SubscriberStats {
+            segments: c.segments.load(Relaxed),
+            bytes: c.bytes.load(Relaxed),
+            reissued: c.reissued.load(Relaxed),
+            retries: c.retries.load(Relaxed),
+            jumps470: c.jumps470.load(Relaxed),
+            empty: c.empty.load(Relaxed),
+            gaps: c.gaps.load(Relaxed),
+            restarts: c.restarts.load(Relaxed),
+            broken: c.broken.load(Relaxed),
+        }
+    }
+
+    /// Why the channel ended; `None` while it goes on.
+    pub fn end_reason(&self) -> Option<EndReason> {
+        self.ended
+    }
+
+    /// The last failure before an end by failures, in words.
+    pub fn last_failure(&self) -> Option<&str> {
+        self.failure.as_ref().map(Failure::reason)
+    }
+
+    fn open(&mut self, state: Subscribing, get: Get) {
+        let fetch = fetch(self.client.clone(), self.channel.clone(), state, get, self.counters.clone());
+        self.ahead = Some(AbortOnDropHandle::new(tokio::spawn(fetch)));
+    }
+}
+
+/// Opens GETs until there is a segment or an end.
+async fn fetch(
+    client: Client,
+    channel: Arc<Channel>,
+    mut state: Subscribing,
+    mut get: Get,
+    counters: Arc<Counters>,
+) -> (Subscribing, Fetched) {
+    let mut failure = None;
+    loop {
+        if !get.wait.is_zero() {
+            tokio::time::sleep(get.wait).await;
+        }
+        let (event, response) = match tokio::time::timeout(client.silence(), client.get(&channel, get.position)).await {
+            Err(_) => (Event::Silent, None),
+            Ok(Ok((answer, response))) => (Event::Answer(answer), Some(response)),
+            Ok(Err(why)) => {
+                let event = match why {
+                    Failure::Certificate(_) => Event::Refused,
+                    Failure::Lost(_) => Event::Failed,
+                };
+                failure = Some(why);
+                (event, None)
+            }
+        };
+        if let Event::Answer(Answer { status, .. }) = event
+            && status != 200
+        {
+            failure = Some(Failure::Lost(status_text(status)));
+        }
+        match (state.on(event), response) {
+            (Step::End(reason), _) => return (state, Fetched::End(reason, failure)),
+            (Step::Deliver { seq, latest, gap, restarted, then }, Some(response)) => {
+                counters.gaps.fetch_add(gap, Relaxed);
+                counters.restarts.fetch_add(u64::from(restarted), Relaxed);
+                let head = Head { seq, latest, gap, restarted };
+                return (state, Fetched::Segment { head, response, then });
+            }
+            // An answer alone is delivered, and it comes with its response.
+            (Step::Deliver { then, .. }, None) => get = then,
+            (Step::Get(next), _) => {
+                let counter = match event {
+                    Event::Silent => &counters.reissued,
+                    Event::Answer(Answer { status: 200, .. }) => &counters.empty,
+                    Event::Answer(Answer { status: NO_SEGMENT, .. }) => &counters.jumps470,
+                    _ => &counters.retries,
+                };
+                counter.fetch_add(1, Relaxed);
+                get = next;
+            }
+        }
+    }
+}
+
+/// One segment of a channel, being read. Dropping it skips the rest.
+pub struct Segment {
+    head: Head,
+    response: Option<Response>,
+    partial: BytesMut,
+    broken: Option<Box<str>>,
+    counters: Arc<Counters>,
+}
+
+impl Segment {
+    /// Its number.
+    pub fn seq(&self) -> u64 {
+        self.head.seq
+    }
+
+    /// The channel's next number when this segment was asked for; `None` at the live edge.
+    pub fn latest(&self) -> Option<u64> {
+        self.head.latest
+    }
+
+    /// Numbers between the last segment and this one that were never seen.
+    pub fn gap(&self) -> u64 {
+        self.head.gap
+    }
+
+    /// The number is not above the last one: the publisher began anew.
+    pub fn restarted(&self) -> bool {
+        self.head.restarted
+    }
+
+    /// The next bytes, cut anywhere; `None` at the end of the segment. Cancel safe.
+    ///
+    /// # Errors
+    /// [`TrickleError::Broken`], again on every later call: the connection was lost and the rest with it. The
+    /// subscriber goes on with the next segment.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, TrickleError> {
+        if let Some(reason) = &self.broken {
+            return Err(TrickleError::Broken { seq: self.head.seq, reason: reason.clone() });
+        }
+        let Some(response) = &mut self.response else { return Ok(None) };
+        match response.chunk().await {
+            Ok(Some(bytes)) => {
+                self.counters.bytes.fetch_add(bytes.len() as u64, Relaxed);
+                Ok(Some(bytes))
+            }
+            Ok(None) => {
+                self.response = None;
+                self.counters.broken_in_a_row.store(0, Relaxed);
+                Ok(None)
+            }
+            Err(error) => {
+                self.response = None;
+                self.counters.broken.fetch_add(1, Relaxed);
+                self.counters.broken_in_a_row.fetch_add(1, Relaxed);
+                let reason: Box<str> = Failure::from(error).reason().into();
+                self.broken = Some(reason.clone());
+                Err(TrickleError::Broken { seq: self.head.seq, reason })
+            }
+        }
+    }
+
+    /// The whole segment, of at most `max` bytes; `None` if it is empty. Cancel safe. Meant for JSON documents.
+    ///
+    /// # Errors
+    /// [`TrickleError::TooLong`], and the rest is skipped; [`TrickleError::Broken`] as for [`chunk`](Self::chunk).
+    pub async fn document(&mut self, max: usize) -> Result<Option<Bytes>, TrickleError> {
+        while let Some(bytes) = self.chunk().await? {
+            if bytes.len() > max.saturating_sub(self.partial.len()) {
+                self.response = None;
+                self.partial = BytesMut::new();
+                return Err(TrickleError::TooLong { seq: self.head.seq, limit: max });
+            }
+            self.partial.extend_from_slice(&bytes);
+        }
+        let document = std::mem::take(&mut self.partial).freeze();
+        Ok((!document.is_empty()).then_some(document))
+    }
+}
