@@ -1,4 +1,4 @@
-//! Whole-process and whole-path tests.
+//! Tests of whole processes, real sockets and the whole path.
 
 mod model;
 mod trickle;

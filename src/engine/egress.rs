@@ -316,7 +316,9 @@ pub async fn publish(
                 }
                 let stats = publisher.stats();
                 gauge("segments", stats.segments);
-                gauge("lost", stats.lost);
+                gauge("broken", stats.broken);
+                gauge("skipped", stats.skipped);
+                gauge("stalled", stats.stalled);
                 gauge("retries", stats.retries);
             }
         }

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
 
 use super::config::Config;
 use super::model::{Model, Said};
@@ -54,11 +56,6 @@ impl ToSupervisor {
     pub fn hint(&self, message: FromEngine) {
         let _ = self.0.try_send(message);
     }
-
-    /// As [`Self::send`], from a thread.
-    pub fn send_blocking(&self, message: FromEngine) {
-        let _ = self.0.blocking_send(message);
-    }
 }
 
 /// Serves the supervisor at the other end of `orders` and `answers` until it says `Shutdown` or closes its end.
@@ -103,6 +100,7 @@ struct Host {
     sessions: HashMap<u64, Handle>,
     ended: mpsc::Sender<u64>,
     ends: mpsc::Receiver<u64>,
+    tasks: TaskTracker,
     loaded: bool,
 }
 
@@ -159,6 +157,7 @@ impl Host {
             sessions: HashMap::new(),
             ended,
             ends,
+            tasks: TaskTracker::new(),
             loaded: false,
         }))
     }
@@ -250,6 +249,17 @@ impl Host {
                     self.supervisor.send(message).await;
                 }
             },
+            ToEngine::Describe { id } => {
+                let running = self.sessions.values().next().map(Handle::params);
+                let value = json!({
+                    "name": self.pipeline.name(),
+                    "about": self.pipeline.about(),
+                    "schema": self.pipeline.schema(),
+                    "params": running.as_deref().unwrap_or(&self.config.initial_params),
+                    "updates": self.config.updates,
+                });
+                self.supervisor.send(FromEngine::Described { id, value }).await;
+            }
             ToEngine::Scrape { id } => {
                 self.supervisor.send(FromEngine::Metrics { id, text: self.metrics.text() }).await;
             }
@@ -260,7 +270,11 @@ impl Host {
         let request = &order.request;
         if !request.model_id.is_empty() && request.model_id != self.pipeline.name() {
             return Outcome::BadRequest {
-                message: format!("pipeline configured with {} but called with {}.", self.pipeline.name(), request.model_id),
+                message: format!(
+                    "pipeline configured with {} but called with {}.",
+                    self.pipeline.name(),
+                    request.model_id
+                ),
             };
         }
         if let Err(message) = check_urls(request) {
@@ -281,6 +295,7 @@ impl Host {
             metrics: self.metrics.clone(),
             pool: self.pool.clone(),
             ended: self.ended.clone(),
+            tasks: self.tasks.clone(),
         };
         let session = order.session;
         match Handle::start(deps, &self.model, self.pipeline, checked, order, Instant::now()) {
@@ -308,6 +323,9 @@ impl Host {
                     None => break,
                 }
             }
+            // A session's events channel is deleted after its resources are free.
+            self.tasks.close();
+            self.tasks.wait().await;
         };
         if tokio::time::timeout(grace, wait).await.is_err() {
             tracing::warn!("{} sessions did not end in time; they are cut off.", self.sessions.len());

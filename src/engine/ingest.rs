@@ -81,15 +81,20 @@ pub async fn read(
         if pieces.send(Piece::End).await.is_err() {
             return "the decoder stopped".into();
         }
-        if whole && bytes_read > 0 && let Some(first_segment) = first_segment.take() {
+        if whole
+            && bytes_read > 0
+            && let Some(first_segment) = first_segment.take()
+        {
             first_segment();
         }
         let stats = subscriber.stats();
         gauge("segments", stats.segments);
         gauge("reissued", stats.reissued);
         gauge("retries", stats.retries);
-        gauge("jumps", stats.jumps);
+        gauge("jumps", stats.jumps470);
         gauge("empty", stats.empty);
+        gauge("gaps", stats.gaps);
+        gauge("broken", stats.broken);
     }
 }
 
@@ -200,14 +205,31 @@ impl InputSink for Sink<'_> {
     fn event(&mut self, event: InputEvent) {
         let (shared, session) = (self.shared, self.shared.id);
         match event {
-            InputEvent::StreamsFound { .. } => tracing::info!(session, "Metadata: {event}"),
-            InputEvent::Damage { .. } => {
-                shared.metrics.damaged.inc();
-                tracing::debug!(session, "Damaged input is skipped: {event}");
+            InputEvent::StreamsFound { .. } => {
+                if let Some(line) = event.metadata_line() {
+                    tracing::info!(session, "{line}");
+                }
             }
-            InputEvent::Dropped { reason: DropReason::NoBuffer } => shared.metrics.drop_at(Place::Decode),
-            InputEvent::Dropped { reason: DropReason::RateCap } => shared.metrics.drop_at(Place::RateCap),
-            other => tracing::info!(session, "{other}"),
+            InputEvent::DecoderChosen { name } => tracing::info!(session, "Decoding with {name}."),
+            InputEvent::FormatChanged { size, pixel_format } => {
+                tracing::info!(session, "The input has pictures of {size} in {pixel_format}.");
+            }
+            InputEvent::Discontinuity { from, to } => {
+                tracing::info!(session, "The input's time line jumps from {} to {}.", from.0, to.0);
+            }
+            InputEvent::Damage(damage) => {
+                shared.metrics.damaged.inc();
+                tracing::debug!(session, "Damaged input is skipped: {damage}.");
+            }
+            InputEvent::Dropped { reason, pts } => {
+                shared.metrics.drop_at(match reason {
+                    DropReason::PoolEmpty => Place::Decode,
+                    DropReason::RateCap => Place::RateCap,
+                    DropReason::BeforeKeyFrame => Place::KeyFrame,
+                    DropReason::OutOfOrder | DropReason::NoTime => Place::Order,
+                });
+                tracing::debug!(session, ?pts, ?reason, "A frame of the input is dropped.");
+            }
         }
     }
 }

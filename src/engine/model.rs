@@ -94,8 +94,7 @@ fn load(
     params: &Checked,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<Box<dyn FrameProcessor>, PipelineError> {
-    let cx =
-        LoadContext { inference: &config.inference, models: config.models.clone(), pool: pool.clone(), progress };
+    let cx = LoadContext { inference: &config.inference, models: config.models.clone(), pool: pool.clone(), progress };
     pipeline.load(&cx, params)
 }
 

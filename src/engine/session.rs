@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::config::{Config, UpdateMode};
@@ -53,6 +54,8 @@ pub(super) struct Deps {
     pub pool: FramePool,
     /// Gets the session's number when its resources are free.
     pub ended: mpsc::Sender<u64>,
+    /// Owns the tasks of sessions.
+    pub tasks: TaskTracker,
 }
 
 /// The parameters in force.
@@ -116,15 +119,21 @@ impl Handle {
             stream_id = order.request.stream_id
         );
         let updater = handle.updater();
+        let tasks = deps.tasks.clone();
         let session = Session { deps, shared, current, order, stopped, events, updater };
         // The task owns the session; its end is reported through `deps.ended`.
-        tokio::spawn(session.run(queue, now).instrument(span));
+        tasks.spawn(session.run(queue, now).instrument(span));
         Ok(handle)
     }
 
     /// Checks new parameters as a whole and puts them in force from the next frame on.
     pub fn update(&self, params: Map<String, Value>) -> Result<(), ParamError> {
         self.updater().update(params)
+    }
+
+    /// The parameters in force, as they were sent.
+    pub fn params(&self) -> Arc<Params> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).given.clone()
     }
 
     fn updater(&self) -> Updater {
@@ -287,9 +296,19 @@ impl Session {
         let (last_video, last_audio) = (stamp(|r| r.last_video_pts), stamp(|r| r.last_audio_pts));
         let thread = |error: std::io::Error| format!("a thread could not be started: {error}");
 
-        // Input: socket, pieces, decoder.
+        // Whatever can be refused comes before the first thread.
         let start = if resume.is_some() { Start::Current } else { Start::Seq(0) };
-        let subscriber = Subscriber::new(client, &request.subscribe_url, start).map_err(|e| format!("subscribe_url: {e}"))?;
+        let subscriber =
+            Subscriber::new(client, &request.subscribe_url, start).map_err(|e| format!("subscribe_url: {e}"))?;
+        let updates = match request.control_url.as_str() {
+            "" => None,
+            url => {
+                let from = resume.and_then(|resume| resume.control_seq).unwrap_or(0);
+                Some(Subscriber::new(client, url, Start::Seq(from)).map_err(|e| format!("control_url: {e}"))?)
+            }
+        };
+
+        // Input: socket, pieces, decoder.
         let (pieces, received) = mpsc::channel(ingest::PIECES);
         let decoder = ingest::spawn_decoder(
             self.shared.clone(),
@@ -327,14 +346,8 @@ impl Session {
             events: self.events.clone(),
         };
         tasks.spawn(publish.run(to_publish).in_current_span());
-        if !request.control_url.is_empty() {
-            let from = resume.and_then(|resume| resume.control_seq).unwrap_or(0);
-            match Subscriber::new(client, &request.control_url, Start::Seq(from)) {
-                Ok(subscriber) => {
-                    tasks.spawn(self.control(subscriber, config.trickle.max_document).in_current_span());
-                }
-                Err(error) => return Err(format!("control_url: {error}")),
-            }
+        if let Some(subscriber) = updates {
+            tasks.spawn(self.control(subscriber, config.trickle.max_document).in_current_span());
         }
         Ok(threads)
     }

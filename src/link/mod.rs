@@ -123,6 +123,11 @@ pub enum ToEngine {
         /// Of the reply.
         id: u64,
     },
+    /// Asks for [`FromEngine::Described`].
+    Describe {
+        /// Of the reply.
+        id: u64,
+    },
     /// End every session within `grace_ms`, then exit 0.
     Shutdown {
         /// Milliseconds until the supervisor kills the engine.
@@ -244,5 +249,13 @@ pub enum FromEngine {
         id: u64,
         /// The text.
         text: String,
+    },
+    /// What the pipeline is, for pages and people.
+    Described {
+        /// Of the request.
+        id: u64,
+        /// `{"name", "about", "schema", "params", "updates"}`: the pipeline's name, one sentence, the JSON Schema of its
+        /// parameters, the parameters in force, and `replace` or `merge`.
+        value: Value,
     },
 }

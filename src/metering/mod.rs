@@ -21,6 +21,8 @@ use crate::frame::Stamps;
 pub enum Place {
     /// Every picture buffer was in use.
     Decode,
+    /// Before the first picture that can be decoded alone.
+    KeyFrame,
     /// Above the frame rate that the operator set.
     RateCap,
     /// The model was busy and a newer frame came.
@@ -40,8 +42,9 @@ pub enum Place {
 }
 
 impl Place {
-    const ALL: [Place; 9] = [
+    const ALL: [Place; 10] = [
         Place::Decode,
+        Place::KeyFrame,
         Place::RateCap,
         Place::Input,
         Place::Model,
@@ -56,6 +59,7 @@ impl Place {
     pub fn label(self) -> &'static str {
         match self {
             Place::Decode => "decode",
+            Place::KeyFrame => "key_frame",
             Place::RateCap => "rate_cap",
             Place::Input => "input",
             Place::Model => "model",
@@ -325,8 +329,14 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let start = Instant::now();
         let at = |ms| Some(start + Duration::from_millis(ms));
-        let stamps =
-            Stamps { received: at(0), decoded: at(2), started: at(3), done: at(13), encoded: at(17), published: at(18) };
+        let stamps = Stamps {
+            received: at(0),
+            decoded: at(2),
+            started: at(3),
+            done: at(13),
+            encoded: at(17),
+            published: at(18),
+        };
         metrics.published(Kind::Processed, &stamps);
         metrics.drops_at(Place::Input, 3);
         let text = metrics.text();

@@ -66,3 +66,10 @@ pub enum TrickleError {
     #[error("the channel's work was stopped")]
     Stopped,
 }
+
+impl TrickleError {
+    /// True when the channel itself is over: nothing more can be read from it or written to it.
+    pub fn is_end(&self) -> bool {
+        matches!(self, Self::Ended(_) | Self::NotFound { .. })
+    }
+}
