@@ -1,5 +1,7 @@
 //! Graphs through the real ONNX Runtime. `scripts/setup` fetches the library; without it these tests fail.
 
+mod operators;
+
 use std::sync::Mutex;
 
 use proptest::prelude::*;

@@ -10,7 +10,7 @@ impl GraphBuilder {
     /// [`GraphError::Shape`] when the numbers of elements differ.
     pub fn reshape(&mut self, x: &Tensor, shape: &[i64]) -> Result<Tensor, GraphError> {
         let wrong = |g: &Self| g.shape_error("Reshape", format!("{} cannot become {shape:?}", x.shape()));
-        let elements: u64 = self.fixed("Reshape", x)?.iter().product();
+        let elements = x.shape().elements().ok_or_else(|| wrong(self))?;
         let open = shape.iter().filter(|&&n| n == -1).count();
         if open > 1 || shape.iter().any(|&n| n < -1) {
             return Err(wrong(self));
@@ -20,7 +20,7 @@ impl GraphBuilder {
         let rest = if open == 0 {
             (known == elements).then_some(0)
         } else {
-            elements.checked_div(known).filter(|rest| rest * known == elements)
+            elements.checked_div(known).filter(|rest| rest.checked_mul(known) == Some(elements))
         };
         let rest = rest.ok_or_else(|| wrong(self))?;
         let dims: Vec<u64> = shape.iter().map(|&n| if n == -1 { rest } else { n as u64 }).collect();
@@ -54,7 +54,7 @@ impl GraphBuilder {
             return Err(self.shape_error("Concat", "there is nothing to join".to_owned()));
         };
         let axis = self.axis("Concat", axis, first.rank())?;
-        let mut total = 0;
+        let mut total = 0_u64;
         for tensor in tensors {
             self.same_dtype("Concat", first, tensor)?;
             let fits = tensor.rank() == first.rank()
@@ -70,7 +70,7 @@ impl GraphBuilder {
                 let reason = format!("{} does not join {} along {axis}", tensor.shape(), first.shape());
                 return Err(self.shape_error("Concat", reason));
             };
-            total += along;
+            total = total.saturating_add(along);
         }
         let mut dims = first.shape().dims().to_vec();
         dims[axis] = Dim::Fixed(total);

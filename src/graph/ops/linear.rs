@@ -75,8 +75,8 @@ impl GraphBuilder {
         let size = [(height, top, bottom), (width, left, right)];
         let mut out = [0; 2];
         for (i, (length, before, after)) in size.into_iter().enumerate() {
-            let reach = (kernel[i].max(1) - 1) * how.dilation[i] + 1;
-            let padded = length + before + after;
+            let reach = (kernel[i].max(1) - 1).saturating_mul(how.dilation[i]).saturating_add(1);
+            let padded = length.saturating_add(before).saturating_add(after);
             if kernel[i] == 0 || how.stride[i] == 0 || how.dilation[i] == 0 || reach > padded {
                 return Err(self.shape_error(op, format!("kernel {kernel:?} does not fit {} ({how:?})", x.shape())));
             }
