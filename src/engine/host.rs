@@ -62,7 +62,7 @@ impl ToSupervisor {
 ///
 /// # Errors
 /// [`EngineError`]; the process should end with a code other than 0.
-pub async fn run(
+pub async fn serve(
     orders: impl AsyncRead + Unpin + Send + 'static,
     answers: impl AsyncWrite + Unpin + Send + 'static,
 ) -> Result<(), EngineError> {
@@ -206,7 +206,7 @@ impl Host {
             Said::Ready(took) => {
                 self.loaded = true;
                 let load_ms = took.as_millis() as u64;
-                tracing::info!(pipeline = name, load_ms, "Warm model loaded");
+                tracing::debug!(pipeline = name, load_ms, "The pipeline is warm.");
                 self.supervisor.send(FromEngine::Phase(Phase::Ready { load_ms })).await;
             }
             Said::Failed(message) => {

@@ -14,7 +14,7 @@ use super::shared::{DECODE, Shared};
 use crate::frame::{PixelFormat, Size, Timestamp, VideoFrame};
 use crate::media::{AudioPacket, DropReason, Input, InputConfig, InputEvent, InputSink};
 use crate::metering::Place;
-use crate::trickle::Subscriber;
+use crate::trickle::{EndReason, Subscriber};
 
 /// Pieces that may wait for the decoder. When they do, the socket is not read: nothing is lost.
 pub const PIECES: usize = 64;
@@ -46,6 +46,11 @@ pub async fn read(
             Ok(Some(segment)) => segment,
             Ok(None) => {
                 return match subscriber.end_reason() {
+                    Some(EndReason::Failures) => {
+                        let cause = subscriber.last_failure().unwrap_or("no answer");
+                        shared.fail("trickle", format!("The input cannot be read: {cause}"));
+                        format!("the input cannot be read: {cause}")
+                    }
                     Some(reason) => format!("the input ended: {reason}"),
                     None => "the input ended".into(),
                 };

@@ -30,9 +30,11 @@ mod host;
 pub mod ingest;
 pub mod model;
 pub mod outbox;
+mod process;
 mod report;
 mod session;
 mod shared;
 
 pub use config::{Config, UpdateMode};
-pub use host::{EngineError, run};
+pub use host::{EngineError, serve};
+pub use process::run;

@@ -20,6 +20,8 @@ pub struct Config {
     pub model_id: String,
     /// What `/version` says.
     pub version: String,
+    /// Sessions at a time.
+    pub capacity: usize,
     /// Largest accepted request body in bytes.
     pub max_body: usize,
     /// Connections at a time.
@@ -45,6 +47,7 @@ impl Default for Config {
             pipeline: "live-video-to-video".into(),
             model_id: "noop".into(),
             version: env!("CARGO_PKG_VERSION").into(),
+            capacity: 1,
             max_body: 2 * 1024 * 1024,
             max_connections: 256,
             max_failures: 3,

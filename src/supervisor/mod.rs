@@ -1,5 +1,112 @@
-//! supervisor: being built.
+//! The process that answers: the HTTP API, who holds which slot, and the engine child with its restarts.
+//!
+//! The port is bound before the engine is started, so that `/health` says `LOADING` from the first connection on. A
+//! start request takes its slot on arrival; the slot is free when the engine says that the session has ended. An engine
+//! that dies, hangs or loads for ever is replaced in place, and its sessions go on in the next one; when that happens too
+//! often the state is `ERROR` until the process is restarted.
+//!
+//! | queue | size | when full |
+//! | --- | --- | --- |
+//! | connections | `max_connections` | whoever has been idle for longest is closed; with none idle the new one is |
+//! | request body | `max_body` bytes, 10 s | 400 |
+//! | messages to the engine | 64 | the request is answered with `insufficient capacity` |
+//! | requests that wait for the engine | 256 | the same |
+//! | last lines of the engine's log | 100 of 4096 bytes | the oldest goes |
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+mod admission;
+mod api;
+mod book;
 mod config;
+mod engine;
+mod ffi;
+#[doc(hidden)]
+pub mod fuzz;
+mod hardware;
+mod hub;
+mod metrics;
+mod reap;
+mod restarts;
+mod server;
+mod tail;
 
 pub use config::*;
+pub use engine::EngineCommand;
+
+/// Why the supervisor cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The port is taken, or the address is not one of this machine.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A metric has a bad name.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Runs until `shutdown` resolves, then ends every session, the engine and the server within `config.shutdown_ms`.
+///
+/// `engine_config` is the JSON of the engine's settings, `command` what plays the engine, and `bound` is called once with
+/// the address that was bound. Run it on a thread that lives as long as the process: the engine dies with that thread.
+///
+/// # Errors
+/// [`Error`], before anything was started.
+pub async fn run(
+    config: Config,
+    engine_config: Value,
+    command: EngineCommand,
+    shutdown: impl Future<Output = ()>,
+    bound: impl FnOnce(SocketAddr),
+) -> Result<(), Error> {
+    let address = SocketAddr::new(config.host, config.port);
+    let bind = |source| Error::Bind { address, source };
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(bind)?;
+    let address = listener.local_addr().map_err(bind)?;
+    let hub = hub::Hub::new(config)?;
+    let closing = CancellationToken::new();
+    let most = hub.config.max_connections;
+    let serving = {
+        let (hub, closing) = (hub.clone(), closing.clone());
+        let router = api::router(hub.clone());
+        tokio::spawn(async move { server::serve(listener, router, most, &hub.metrics, closing).await })
+    };
+    info!("Runner version: {}", hub.config.version);
+    info!("Started up with pipeline={} model_id={}", hub.config.pipeline, hub.config.model_id);
+    info!("Listening on http://{address}");
+    bound(address);
+
+    let children = engine::Children::default();
+    let ours = children.clone();
+    let reaping = tokio::spawn(reap::reap(move |pid| ours.has(pid)));
+    let keeping = engine::keep(hub.clone(), command, engine_config, children);
+    tokio::pin!(keeping);
+    tokio::select! {
+        () = keeping.as_mut() => {}
+        () = shutdown => {
+            info!("Shutting down");
+            hub.book().end();
+            hub.ending.cancel();
+            let grace = Duration::from_millis(hub.config.shutdown_ms);
+            if tokio::time::timeout(grace, keeping).await.is_err() {
+                warn!("The engine is left to the kernel.");
+            }
+        }
+    }
+    let _ = tokio::time::timeout(hub::START_WAIT, hub.finish()).await;
+    closing.cancel();
+    let _ = serving.await;
+    reaping.abort();
+    info!("Stopped");
+    Ok(())
+}

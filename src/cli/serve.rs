@@ -1,0 +1,58 @@
+//! `weir serve`: the runner.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{ArgMatches, Command};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, warn};
+
+use super::{engine, logging, settings};
+use crate::supervisor::{self, EngineCommand};
+
+pub(super) fn command() -> Command {
+    let about = "Serve streams: answer an orchestrator or local calls, and run a model on every frame.";
+    settings::arguments(Command::new("serve").about(about))
+}
+
+pub(super) fn run(matches: &ArgMatches) -> ExitCode {
+    let loaded = match settings::load(matches) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    logging::start(&loaded.config.log);
+    loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
+    match serve(loaded.config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            error!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: crate::config::Config) -> Result<(), String> {
+    let program = std::env::current_exe().map_err(|error| format!("this program cannot find itself: {error}"))?;
+    let command = EngineCommand::Process { program, arguments: engine::arguments(&config.log) };
+    let engine = serde_json::to_value(&config.engine).map_err(|error| format!("settings of the engine: {error}"))?;
+    // One thread is plenty: nothing here works, and what may block has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+    let result = runtime.block_on(async {
+        let end = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+        let (term, interrupt) = end.map_err(|error| format!("signals cannot be received: {error}"))?;
+        let run = supervisor::run(config.supervisor, engine, command, asked_to_end(term, interrupt), |_| {});
+        run.await.map_err(|error| error.to_string())
+    });
+    // A driver call that hangs must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+/// Resolves at SIGTERM or SIGINT.
+async fn asked_to_end(mut term: Signal, mut interrupt: Signal) {
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

@@ -1,0 +1,15 @@
+//! Entry points for fuzzers: any bytes in, no panic out.
+
+use std::collections::BTreeMap;
+
+/// Feeds any text as a configuration file.
+pub fn fuzz_config_file(data: &[u8]) {
+    let text = String::from_utf8_lossy(data).into_owned();
+    let flags = BTreeMap::from([("config".to_owned(), "weir.toml".to_owned())]);
+    if let Ok(loaded) = super::load(&flags, &BTreeMap::new(), |_| Ok(text)) {
+        // What was understood can be written down and read again.
+        let again = loaded.text();
+        let result = super::load(&flags, &BTreeMap::new(), |_| Ok(again));
+        assert!(result.is_ok() || loaded.config.supervisor.auth_token.is_empty(), "{result:?}");
+    }
+}

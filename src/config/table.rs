@@ -1,0 +1,451 @@
+//! The table of settings.
+
+use super::values::{maybe_path, object, path, plain, size, text, time, time_within, tls, within, word};
+use super::{Config, LogFormat, LogLevel};
+
+/// What a variable of the network's containers means for a setting; `None` when its value says nothing.
+type Meaning = fn(&str) -> Option<&str>;
+
+/// One setting.
+pub struct Setting {
+    /// The key in the file.
+    pub key: &'static str,
+    /// The variable that containers of the network know it by.
+    pub contract: Option<(&'static str, Meaning)>,
+    /// What it does, in one sentence or two.
+    pub about: &'static str,
+    /// Its value is never shown.
+    pub secret: bool,
+    /// Its value in a configuration, as it would be written.
+    pub get: fn(&Config) -> String,
+    /// Sets it from a text.
+    pub set: fn(&mut Config, &str) -> Result<(), String>,
+}
+
+impl Setting {
+    /// The flag, without dashes in front: the key with dashes, without `serve`.
+    pub fn flag(&self) -> String {
+        self.key.strip_prefix("serve.").unwrap_or(self.key).replace(['.', '_'], "-")
+    }
+
+    /// The variable: `WEIR_` and the key.
+    pub fn variable(&self) -> String {
+        format!("WEIR_{}", self.key.replace('.', "_").to_uppercase())
+    }
+
+    /// The value in `config` for people; stars for a secret.
+    pub fn shown(&self, config: &Config) -> String {
+        let value = (self.get)(config);
+        if self.secret && !value.is_empty() { "***".into() } else { value }
+    }
+}
+
+impl std::fmt::Debug for Setting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Setting").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+fn same(value: &str) -> Option<&str> {
+    Some(value)
+}
+
+fn verbose(value: &str) -> Option<&str> {
+    (value == "1").then_some("debug")
+}
+
+fn version(value: &str) -> Option<&str> {
+    (value != "undefined").then_some(value)
+}
+
+fn live(value: String) -> Result<String, String> {
+    if value == "live-video-to-video" { Ok(value) } else { Err(format!("`{value}` is not `live-video-to-video`")) }
+}
+
+fn filled(value: String) -> Result<String, String> {
+    if value.is_empty() { Err("a name is expected".into()) } else { Ok(value) }
+}
+
+/// A row: key, network variable, kind, field, optional check, sentence.
+macro_rules! row {
+    ($key:literal, $contract:expr, $kind:ident, $($field:ident).+, $check:expr, $about:literal) => {
+        Setting {
+            key: $key,
+            contract: $contract,
+            about: $about,
+            secret: false,
+            get: |config| $kind::show(&config.$($field).+),
+            set: |config, text| {
+                let check = $check;
+                config.$($field).+ = check($kind::parse(text)?)?;
+                Ok(())
+            },
+        }
+    };
+}
+
+/// Every setting, in the order of the file.
+pub const SETTINGS: &[Setting] = &[
+    row!("serve.host", Some(("HOST", same)), plain, supervisor.host, Ok::<_, String>, "Address to listen on."),
+    row!(
+        "serve.port",
+        Some(("PORT", same)),
+        plain,
+        supervisor.port,
+        Ok::<_, String>,
+        "Port to listen on; 0 takes a free one."
+    ),
+    Setting {
+        secret: true,
+        ..row!(
+            "serve.auth_token",
+            Some(("AUTH_TOKEN", same)),
+            text,
+            supervisor.auth_token,
+            Ok::<_, String>,
+            "Bearer token that starts, updates and status calls need; empty for none."
+        )
+    },
+    row!(
+        "serve.pipeline",
+        Some(("PIPELINE", same)),
+        text,
+        supervisor.pipeline,
+        live,
+        "The pipeline's name in the network; only `live-video-to-video` is served."
+    ),
+    row!(
+        "serve.model_id",
+        Some(("MODEL_ID", same)),
+        text,
+        supervisor.model_id,
+        filled,
+        "Name of the pipeline to load, and of the model id to accept."
+    ),
+    row!(
+        "serve.subvariant",
+        Some(("SUBVARIANT", same)),
+        text,
+        subvariant,
+        Ok::<_, String>,
+        "Variant of StreamDiffusion; where no model id is given it is `streamdiffusion-` and this."
+    ),
+    Setting {
+        key: "serve.announced_version",
+        contract: Some(("VERSION", version)),
+        about: "What `/version` says; empty for the version of this program.",
+        secret: false,
+        get: |config| {
+            let own = env!("CARGO_PKG_VERSION");
+            if config.supervisor.version == own { String::new() } else { config.supervisor.version.clone() }
+        },
+        set: |config, value| {
+            let value = text::parse(value)?;
+            config.supervisor.version = if value.is_empty() { env!("CARGO_PKG_VERSION").into() } else { value };
+            Ok(())
+        },
+    },
+    Setting {
+        key: "serve.capacity",
+        contract: None,
+        about: "Streams at a time. Under an orchestrator that manages the container it must be 1.",
+        secret: false,
+        get: |config| plain::show(&config.supervisor.capacity),
+        set: |config, value| {
+            let capacity = within(plain::parse(value)?, 1, 32)?;
+            config.supervisor.capacity = capacity;
+            config.engine.capacity = capacity;
+            Ok(())
+        },
+    },
+    row!(
+        "serve.max_body",
+        None,
+        size,
+        supervisor.max_body,
+        |bytes| within(bytes, 1024, 4 * 1024 * 1024),
+        "Largest accepted request body, from 1KiB to 4MiB."
+    ),
+    row!(
+        "serve.max_connections",
+        None,
+        plain,
+        supervisor.max_connections,
+        |count| within(count, 4, 65_536),
+        "Connections at a time."
+    ),
+    row!(
+        "serve.shutdown",
+        None,
+        time,
+        supervisor.shutdown_ms,
+        |ms| time_within(ms, 1_000, 60_000),
+        "Time between the order to end and the end. An orchestrator gives 8s."
+    ),
+    row!(
+        "restart.max_failures",
+        None,
+        plain,
+        supervisor.max_failures,
+        |count| within(count, 1, 1_000),
+        "Failures of the engine within `restart.window` after which it is given up."
+    ),
+    row!(
+        "restart.window",
+        None,
+        time,
+        supervisor.restart_window_ms,
+        |ms| time_within(ms, 1_000, 86_400_000),
+        "Time in which failures of the engine count."
+    ),
+    row!(
+        "restart.hang",
+        None,
+        time,
+        supervisor.hang_ms,
+        |ms| time_within(ms, 1_000, 600_000),
+        "Time without a sign of life after which the engine is replaced."
+    ),
+    row!(
+        "restart.load",
+        None,
+        time,
+        supervisor.load_ms,
+        |ms| time_within(ms, 1_000, 3_600_000),
+        "Time that the pipeline may take to load. An orchestrator gives 3m."
+    ),
+    row!(
+        "engine.initial_params",
+        None,
+        object,
+        engine.initial_params,
+        Ok::<_, String>,
+        "Parameters, as a JSON object, with which the pipeline is loaded before the first stream."
+    ),
+    row!("engine.models", Some(("MODEL_DIR", same)), path, engine.models, Ok::<_, String>, "Root of the models."),
+    row!(
+        "engine.updates",
+        None,
+        word,
+        engine.updates,
+        Ok::<_, String>,
+        "What an update does to parameters that it leaves out: `replace` sets them to their defaults, `merge` keeps them."
+    ),
+    row!(
+        "engine.orphan",
+        None,
+        time,
+        engine.orphan_ms,
+        |ms| time_within(ms, 1_000, 3_600_000),
+        "Time without a byte of input, from the start on, after which a stream is taken for orphaned and ends."
+    ),
+    row!(
+        "engine.input_timeout",
+        None,
+        time,
+        engine.input_timeout_ms,
+        |ms| time_within(ms, 1_000, 3_600_000),
+        "Time without video, once there was some, after which a stream ends."
+    ),
+    row!(
+        "engine.status",
+        None,
+        time,
+        engine.status_ms,
+        |ms| time_within(ms, 100, 25_000),
+        "Time between two status events. A gateway gives a stream up after 30s without any."
+    ),
+    row!(
+        "engine.freshness",
+        None,
+        time,
+        engine.freshness_ms,
+        |ms| time_within(ms, 0, 10_000),
+        "Queued work up to which every frame is kept; beyond it the newest wins."
+    ),
+    row!(
+        "engine.stop",
+        None,
+        time,
+        engine.stop_ms,
+        |ms| time_within(ms, 100, 60_000),
+        "Time that a stream may take to end."
+    ),
+    row!(
+        "trickle.tls",
+        None,
+        tls,
+        engine.trickle.tls,
+        Ok::<_, String>,
+        "How certificates of trickle servers are judged: `skip`, `verify`, or `pin:` and a SHA-256 fingerprint."
+    ),
+    row!(
+        "trickle.connect_timeout",
+        None,
+        time,
+        engine.trickle.connect_timeout_ms,
+        |ms| time_within(ms, 100, 60_000),
+        "Time to reach a trickle server."
+    ),
+    row!(
+        "trickle.silent_get",
+        None,
+        time,
+        engine.trickle.silent_get_ms,
+        |ms| time_within(ms, 1_000, 300_000),
+        "Time after which a request without an answer is made again on a new connection."
+    ),
+    row!(
+        "trickle.max_failures",
+        None,
+        plain,
+        engine.trickle.max_failures,
+        |count| within(count, 1, 1_000),
+        "Failures in a row that end a channel."
+    ),
+    row!(
+        "trickle.retry_delay",
+        None,
+        time,
+        engine.trickle.retry_delay_ms,
+        |ms| time_within(ms, 10, 60_000),
+        "Time between two tries."
+    ),
+    row!(
+        "trickle.max_document",
+        None,
+        size,
+        engine.trickle.max_document,
+        |bytes| within(bytes, 1024, 4 * 1024 * 1024),
+        "Longest accepted update, from 1KiB to 4MiB."
+    ),
+    row!(
+        "media.video_decoder",
+        None,
+        text,
+        engine.media.video_decoder,
+        filled,
+        "`auto`, or an FFmpeg decoder such as `h264` or `h264_cuvid`."
+    ),
+    row!(
+        "media.video_encoder",
+        None,
+        text,
+        engine.media.video_encoder,
+        filled,
+        "`auto`, or an FFmpeg encoder such as `libx264` or `h264_nvenc`."
+    ),
+    row!(
+        "media.video_kbps",
+        None,
+        plain,
+        engine.media.video_kbps,
+        |kbps| within(kbps, 0, 200_000),
+        "Ceiling of the video bit rate in kbit/s; 0 chooses by size and rate."
+    ),
+    row!(
+        "media.video_crf",
+        None,
+        plain,
+        engine.media.video_crf,
+        |crf| within(crf, 0, 51),
+        "Quality target of x264, 0 to 51; lower is better."
+    ),
+    row!(
+        "media.video_preset",
+        None,
+        text,
+        engine.media.video_preset,
+        filled,
+        "Speed preset of the encoder, in its own words."
+    ),
+    row!(
+        "media.segment_seconds",
+        None,
+        plain,
+        engine.media.segment_seconds,
+        |seconds| within(seconds, 0.2, 30.0),
+        "Seconds between forced key frames, which is the length of a segment."
+    ),
+    row!(
+        "media.max_fps",
+        None,
+        plain,
+        engine.media.max_fps,
+        |fps| within(fps, 0.0, 240.0),
+        "Frames a second handed to the pipeline at most; 0 for no cap."
+    ),
+    row!(
+        "media.audio",
+        None,
+        word,
+        engine.media.audio,
+        Ok::<_, String>,
+        "Codec of the published audio: `opus`, `aac` or `none`."
+    ),
+    row!(
+        "media.audio_kbps",
+        None,
+        plain,
+        engine.media.audio_kbps,
+        |kbps| within(kbps, 6, 512),
+        "Bit rate of the published audio in kbit/s."
+    ),
+    row!(
+        "media.max_input_pixels",
+        None,
+        plain,
+        engine.media.max_input_pixels,
+        |pixels| within(pixels, 1024, 16_384 * 16_384),
+        "Largest accepted input picture in pixels, width × height."
+    ),
+    row!(
+        "media.max_damage",
+        None,
+        plain,
+        engine.media.max_damage,
+        |count| within(count, 1, 100_000),
+        "Damaged packets in a row that end a stream; a good picture takes one off."
+    ),
+    row!(
+        "inference.provider",
+        None,
+        word,
+        engine.inference.provider,
+        Ok::<_, String>,
+        "Where graphs run: `cpu`, `cuda` or `tensorrt`. Nothing falls back to another."
+    ),
+    row!("inference.device", None, plain, engine.inference.device, |index| within(index, 0, 255), "Index of the GPU."),
+    row!(
+        "inference.threads",
+        None,
+        plain,
+        engine.inference.threads,
+        |count| within(count, 0, 1024),
+        "Threads of the CPU provider; 0 lets the runtime choose."
+    ),
+    row!(
+        "inference.library",
+        None,
+        maybe_path,
+        engine.inference.library,
+        Ok::<_, String>,
+        "Path of `libonnxruntime.so`; empty looks in the usual places."
+    ),
+    row!(
+        "log.level",
+        Some(("VERBOSE_LOGGING", verbose)),
+        word,
+        log.level,
+        Ok::<LogLevel, String>,
+        "How much is logged: `error`, `warn`, `info`, `debug` or `trace`. `VERBOSE_LOGGING=1` means `debug`."
+    ),
+    row!(
+        "log.format",
+        None,
+        word,
+        log.format,
+        Ok::<LogFormat, String>,
+        "`text` for sentences, `json` for one object a line."
+    ),
+];

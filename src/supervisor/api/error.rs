@@ -1,0 +1,226 @@
+//! The one table from what went wrong to what the caller is told.
+//!
+//! An orchestrator understands 200, 400, 401, 422 and 500 with a JSON body; anything else makes it drop the connection to
+//! its gateway. A gateway tries the next orchestrator without blame when it reads `insufficient capacity`, and none at
+//! all when it reads 400.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use crate::link::Outcome;
+use crate::supervisor::book::Refusal;
+use crate::supervisor::hub::HubError;
+
+/// Why a request is not served.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum ApiError {
+    /// The body is not what the schema says.
+    Invalid(Vec<Detail>),
+    /// The bearer token is missing or wrong.
+    Token,
+    /// The body is larger than the limit in bytes.
+    TooLarge(usize),
+    /// The body did not arrive in time, or broke off.
+    Body(&'static str),
+    /// The content type of a local call is another one.
+    ContentType(String),
+    /// The pipeline is another one.
+    Model {
+        /// The one that runs.
+        configured: String,
+        /// The one that was asked for.
+        called: String,
+    },
+    /// What the hub says.
+    Hub(HubError),
+    /// No such path.
+    NotFound,
+    /// No such method on that path.
+    Method,
+}
+
+/// One fault of a body, as FastAPI writes it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Detail {
+    /// `missing`, `string_type`, `dict_type`, `json_invalid` …
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Where: `body`, then field names or a position.
+    pub loc: Vec<Value>,
+    /// What is expected.
+    pub msg: String,
+    /// What was there.
+    pub input: Value,
+    /// More about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctx: Option<Value>,
+}
+
+/// The inside of an error body.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct APIError {
+    /// What went wrong.
+    pub msg: String,
+}
+
+/// The body of 400, 401 and 500.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct HTTPError {
+    /// Detailed error information.
+    pub detail: APIError,
+}
+
+impl From<HubError> for ApiError {
+    fn from(error: HubError) -> Self {
+        Self::Hub(error)
+    }
+}
+
+impl ApiError {
+    /// The status code.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Token => StatusCode::UNAUTHORIZED,
+            Self::TooLarge(_) | Self::Body(_) | Self::ContentType(_) | Self::Model { .. } => StatusCode::BAD_REQUEST,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Hub(HubError::Engine(outcome)) => match outcome {
+                Outcome::BadParams { .. } | Outcome::BadRequest { .. } | Outcome::NotFound => StatusCode::BAD_REQUEST,
+                Outcome::Accepted | Outcome::Busy | Outcome::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            Self::Hub(HubError::Refused(_) | HubError::Away | HubError::Slow) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// What went wrong, for people.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Invalid(details) => {
+                let fault = |detail: &Detail| {
+                    let path: Vec<String> = detail.loc.iter().skip(1).map(plain).collect();
+                    if path.is_empty() { detail.msg.clone() } else { format!("{}: {}", path.join("."), detail.msg) }
+                };
+                details.iter().map(fault).collect::<Vec<_>>().join("; ")
+            }
+            Self::Token => "Invalid bearer token.".into(),
+            Self::TooLarge(limit) => format!("the request body is larger than {limit} bytes"),
+            Self::Body(reason) => (*reason).into(),
+            Self::ContentType(found) => format!("Unknown content type: {found}"),
+            Self::Model { configured, called } => {
+                format!("pipeline configured with {configured} but called with {called}.")
+            }
+            Self::NotFound => "Not Found".into(),
+            Self::Method => "Method Not Allowed".into(),
+            Self::Hub(error) => match error {
+                HubError::Refused(Refusal::Full) | HubError::Engine(Outcome::Busy) => {
+                    "insufficient capacity: every stream slot is in use".into()
+                }
+                HubError::Refused(Refusal::Ending) => "insufficient capacity: the runner is shutting down".into(),
+                HubError::Refused(Refusal::Failed(message)) => format!("live-video-to-video pipeline error: {message}"),
+                HubError::Away => "insufficient capacity: the engine is being restarted".into(),
+                HubError::Slow => "insufficient capacity: the engine does not answer".into(),
+                HubError::Engine(Outcome::BadParams { field, reason }) => format!("{field}: {reason}"),
+                HubError::Engine(Outcome::BadRequest { message }) => message.clone(),
+                HubError::Engine(Outcome::NotFound) => "no stream is running".into(),
+                HubError::Engine(Outcome::Failed { message }) => message.clone(),
+                HubError::Engine(Outcome::Accepted) => "live-video-to-video pipeline error.".into(),
+            },
+        }
+    }
+
+    /// As the answer to a local call: text, 401 for the token and 400 for everything else.
+    pub fn text(&self, doing: &str) -> Response {
+        match self {
+            Self::Token => self.clone().into_response(),
+            _ => (StatusCode::BAD_REQUEST, format!("Error {doing}: {}", self.message())).into_response(),
+        }
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = match &self {
+            Self::Invalid(details) => json!({ "detail": details }),
+            Self::NotFound | Self::Method => json!({ "detail": self.message() }),
+            _ => json!({ "detail": { "msg": self.message() } }),
+        };
+        let mut response = (self.status(), Json(body)).into_response();
+        if self == Self::Token {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table() {
+        let engine = |outcome| ApiError::Hub(HubError::Engine(outcome));
+        let rows = [
+            (ApiError::Invalid(Vec::new()), 422, ""),
+            (ApiError::Token, 401, "Invalid bearer token."),
+            (ApiError::TooLarge(10), 400, "the request body is larger than 10 bytes"),
+            (
+                ApiError::Model { configured: "noop".into(), called: "x".into() },
+                400,
+                "pipeline configured with noop but called with x.",
+            ),
+            (
+                engine(Outcome::BadParams { field: "width".into(), reason: "Input should be a multiple of 64".into() }),
+                400,
+                "width: Input should be a multiple of 64",
+            ),
+            (engine(Outcome::Busy), 500, "insufficient capacity: every stream slot is in use"),
+            (
+                ApiError::Hub(HubError::Refused(Refusal::Full)),
+                500,
+                "insufficient capacity: every stream slot is in use",
+            ),
+            (
+                ApiError::Hub(HubError::Refused(Refusal::Failed("no libfoo".into()))),
+                500,
+                "live-video-to-video pipeline error: no libfoo",
+            ),
+            (ApiError::Hub(HubError::Away), 500, "insufficient capacity: the engine is being restarted"),
+            (ApiError::NotFound, 404, "Not Found"),
+            (ApiError::Method, 405, "Method Not Allowed"),
+        ];
+        for (error, status, message) in rows {
+            assert_eq!((error.status().as_u16(), error.message().as_str()), (status, message), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_start_may_answer_is_what_an_orchestrator_understands() {
+        let outcomes = [
+            Outcome::Accepted,
+            Outcome::BadParams { field: String::new(), reason: String::new() },
+            Outcome::BadRequest { message: String::new() },
+            Outcome::Busy,
+            Outcome::NotFound,
+            Outcome::Failed { message: String::new() },
+        ];
+        let hub = outcomes.map(HubError::Engine).into_iter().chain([
+            HubError::Away,
+            HubError::Slow,
+            HubError::Refused(Refusal::Full),
+            HubError::Refused(Refusal::Ending),
+            HubError::Refused(Refusal::Failed(String::new())),
+        ]);
+        for error in hub {
+            assert!([400, 500].contains(&ApiError::Hub(error.clone()).status().as_u16()), "{error:?}");
+        }
+    }
+}

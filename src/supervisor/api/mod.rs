@@ -1,0 +1,98 @@
+//! The HTTP API: routes and what they answer. What may go wrong is in [`error`].
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+
+use self::error::ApiError;
+use super::hub::Hub;
+
+mod auth;
+mod body;
+mod error;
+mod local;
+mod openapi;
+mod read;
+mod start;
+
+#[doc(hidden)]
+pub use fuzz::fuzz_start_body;
+
+/// Every route that is counted by its own name.
+const ROUTES: [&str; 13] = [
+    "/health",
+    "/version",
+    "/hardware/info",
+    "/hardware/stats",
+    "/metrics",
+    "/live-video-to-video",
+    "/api/live-video-to-video",
+    "/api/params",
+    "/api/status",
+    "/api/pipeline",
+    "/api/stop",
+    "/openapi.json",
+    "/docs",
+];
+
+/// Every route on one router.
+pub(super) fn router(hub: Arc<Hub>) -> Router {
+    let api = Router::new();
+    let api = both(api, "/health", get(read::health));
+    let api = both(api, "/version", get(read::version));
+    let api = both(api, "/hardware/info", get(read::hardware_info));
+    let api = both(api, "/hardware/stats", get(read::hardware_stats));
+    let api = both(api, "/metrics", get(read::metrics));
+    let api = both(api, "/live-video-to-video", post(start::start));
+    let api = both(api, "/api/live-video-to-video", post(local::start));
+    let api = both(api, "/api/params", post(local::params));
+    let api = both(api, "/api/status", get(local::status));
+    let api = both(api, "/api/pipeline", get(local::pipeline));
+    let api = both(api, "/api/stop", post(local::stop));
+    let api = api.merge(openapi::pages(&hub.config.version));
+    // The last word on anything that no route takes.
+    let api = api.fallback(nothing).method_not_allowed_fallback(other_method);
+    api.layer(middleware::from_fn_with_state(hub.clone(), count)).with_state(hub)
+}
+
+/// With and without a slash at the end.
+fn both(router: Router<Arc<Hub>>, path: &str, route: MethodRouter<Arc<Hub>>) -> Router<Arc<Hub>> {
+    router.route(path, route.clone()).route(&format!("{path}/"), route)
+}
+
+async fn nothing() -> Response {
+    ApiError::NotFound.into_response()
+}
+
+async fn other_method() -> Response {
+    ApiError::Method.into_response()
+}
+
+async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let trimmed = path.strip_suffix('/').unwrap_or(path);
+    let route = ROUTES.iter().find(|&&route| route == trimmed).copied().unwrap_or("other");
+    let response = next.run(request).await;
+    hub.metrics.requests.with_label_values(&[route, response.status().as_str()]).inc();
+    response
+}
+
+mod fuzz {
+    use super::body::{Dialect, start};
+
+    /// Feeds any bytes to the reader of start requests, through both doors.
+    #[doc(hidden)]
+    pub fn fuzz_start_body(data: &[u8]) {
+        for dialect in [Dialect::Orchestrator, Dialect::Local] {
+            for json in [true, false] {
+                if let Err(error) = start(data, json, dialect) {
+                    assert_eq!(error.status().as_u16(), 422);
+                }
+            }
+        }
+    }
+}

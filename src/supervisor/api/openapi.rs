@@ -1,0 +1,84 @@
+//! The description of the API and a page to try it.
+
+use std::sync::Arc;
+
+use axum::Router;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_swagger_ui::SwaggerUi;
+
+use super::{local, read, start};
+use crate::supervisor::hub::Hub;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Livepeer AI Runner", description = "An application to run AI pipelines"),
+    paths(
+        read::health,
+        read::version,
+        read::hardware_info,
+        read::hardware_stats,
+        start::start,
+        local::start,
+        local::params,
+        local::status,
+        local::pipeline,
+        local::stop,
+    ),
+    modifiers(&Bearer)
+)]
+struct Doc;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+        openapi.components.get_or_insert_default().add_security_scheme("HTTPBearer", scheme);
+    }
+}
+
+/// The OpenAPI description.
+fn document(version: &str) -> utoipa::openapi::OpenApi {
+    let mut document = Doc::openapi();
+    document.info.version = version.to_owned();
+    document.info.license = None;
+    document.info.contact = None;
+    document
+}
+
+/// `/openapi.json` and the pages under `/docs`.
+pub(super) fn pages(version: &str) -> Router<Arc<Hub>> {
+    SwaggerUi::new("/docs").url("/openapi.json", document(version)).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn operations_have_the_names_that_clients_are_made_from() {
+        let document: Value = serde_json::to_value(document("1.2.3")).expect("json");
+        assert!(
+            document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")),
+            "{}",
+            document["openapi"]
+        );
+        assert_eq!(document["info"]["title"], "Livepeer AI Runner");
+        assert_eq!(document["info"]["version"], "1.2.3");
+        for (path, method, id) in [
+            ("/health", "get", "health"),
+            ("/version", "get", "version"),
+            ("/hardware/info", "get", "hardware_info"),
+            ("/hardware/stats", "get", "hardware_stats"),
+            ("/live-video-to-video", "post", "genLiveVideoToVideo"),
+        ] {
+            assert_eq!(document["paths"][path][method]["operationId"], id);
+        }
+        let required = &document["components"]["schemas"]["LiveVideoToVideoParams"]["required"];
+        assert_eq!(*required, serde_json::json!(["subscribe_url", "publish_url"]));
+        assert_eq!(document["components"]["securitySchemes"]["HTTPBearer"]["scheme"], "bearer");
+    }
+}

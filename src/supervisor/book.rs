@@ -1,0 +1,447 @@
+//! What the supervisor knows: the slots, the sessions, the engine's phase and the requests that wait for its answer. Plain
+//! data behind one lock; nothing here waits.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::admission::{Admission, Full};
+use crate::health::{self, State, Status, Word};
+use crate::link::{FromEngine, Outcome, Phase, Resume, SessionReport, StreamRequest, ToEngine};
+
+/// Why a start request was refused at the door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Every slot is in use.
+    Full,
+    /// The process ends.
+    Ending,
+    /// The engine was given up.
+    Failed(String),
+}
+
+/// What a request to the engine is about, and who waits for the answer.
+#[derive(Debug)]
+pub(super) enum Pending {
+    /// A new session.
+    Start {
+        /// Its number.
+        session: u64,
+        /// What it was ordered to do.
+        request: Box<StreamRequest>,
+        /// Unix time of the request in milliseconds.
+        arrived_ms: u64,
+        /// Who waits.
+        waiter: oneshot::Sender<Outcome>,
+    },
+    /// A session goes on in a new engine.
+    Resume {
+        /// Its number.
+        session: u64,
+    },
+    /// Anything that is answered by an outcome.
+    Outcome(oneshot::Sender<Outcome>),
+    /// Anything that is answered by a text.
+    Text(oneshot::Sender<String>),
+    /// Anything that is answered by a value.
+    Value(oneshot::Sender<Value>),
+}
+
+/// A session that the engine runs, with all that a new engine needs to go on with it.
+#[derive(Debug)]
+struct Session {
+    request: Box<StreamRequest>,
+    arrived_ms: u64,
+    /// In force, once the engine reported them.
+    params: Option<Map<String, Value>>,
+    control_seq: Option<u64>,
+    video_pts: Option<i64>,
+    audio_pts: Option<i64>,
+    report: Option<SessionReport>,
+    /// Who waits for its end.
+    waiters: Vec<oneshot::Sender<()>>,
+}
+
+/// What the engine is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Engine {
+    Loading(String),
+    Warm,
+    Failed(String),
+}
+
+/// What `/health` tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Health {
+    /// The word.
+    pub word: Word,
+    /// More for people: the step of loading, or what failed.
+    pub detail: Option<String>,
+}
+
+/// A message for the log and the counters that a change of the book gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Note {
+    /// The engine became warm after so many milliseconds.
+    Warm(u64),
+    /// A session was handed to a new engine.
+    Resumed,
+    /// A session ended; true when by our fault.
+    Ended(bool),
+}
+
+/// The book.
+#[derive(Debug)]
+pub(super) struct Book {
+    pipeline: String,
+    admission: Admission,
+    sessions: BTreeMap<u64, Session>,
+    pending: BTreeMap<u64, Pending>,
+    next_id: u64,
+    engine: Engine,
+    ending: bool,
+    loading_since: Option<Instant>,
+    word: Word,
+    restarts: u32,
+    metrics_text: String,
+}
+
+/// Requests that may wait for the engine at a time.
+const MOST_PENDING: usize = 256;
+
+impl Book {
+    /// Nothing has happened; the engine is about to load.
+    pub fn new(pipeline: &str, capacity: usize, now: Instant) -> Self {
+        Self {
+            pipeline: pipeline.to_owned(),
+            admission: Admission::new(capacity),
+            sessions: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            next_id: 1,
+            engine: Engine::Loading("starting".into()),
+            ending: false,
+            loading_since: Some(now),
+            word: Word::Loading,
+            restarts: 0,
+            metrics_text: String::new(),
+        }
+    }
+
+    /// What `/health` says at `now`.
+    pub fn health(&mut self, now: Instant) -> Health {
+        for session in self.admission.expire(now) {
+            warn!(session, "The engine did not end a session in time; its slot is free.");
+            self.sessions.remove(&session);
+        }
+        self.refresh(now);
+        let detail = match &self.engine {
+            Engine::Failed(message) => Some(message.clone()),
+            Engine::Loading(step) if !step.is_empty() => Some(step.clone()),
+            _ => None,
+        };
+        Health { word: self.word, detail }
+    }
+
+    /// Slots in use.
+    pub fn in_use(&self) -> usize {
+        self.admission.in_use()
+    }
+
+    /// Whether the engine is warm.
+    pub fn warm(&self) -> bool {
+        self.engine == Engine::Warm
+    }
+
+    /// Takes a slot for a start request.
+    pub fn reserve(&mut self, now: Instant) -> Result<u64, Refusal> {
+        if let Engine::Failed(message) = &self.engine {
+            return Err(Refusal::Failed(message.clone()));
+        }
+        if self.ending {
+            return Err(Refusal::Ending);
+        }
+        self.admission.expire(now).iter().for_each(|session| drop(self.sessions.remove(session)));
+        let session = self.admission.reserve().map_err(|Full| Refusal::Full)?;
+        self.refresh(now);
+        Ok(session)
+    }
+
+    /// Gives a slot back that the engine never took.
+    pub fn release_reserved(&mut self, session: u64, now: Instant) {
+        self.admission.release_reserved(session);
+        self.refresh(now);
+    }
+
+    /// Notes that a session was told to stop; its slot is free at `until` at the latest.
+    pub fn close(&mut self, session: u64, until: Instant) {
+        self.admission.close(session, until);
+    }
+
+    /// The only session, or the one of that number. Gives its number.
+    pub fn find(&self, session: Option<u64>) -> Option<u64> {
+        match session {
+            Some(session) => self.sessions.contains_key(&session).then_some(session),
+            None => self.sessions.keys().next().copied(),
+        }
+    }
+
+    /// Resolves when the session has ended; `None` when there is none of that number.
+    pub fn wait_end(&mut self, session: u64) -> Option<oneshot::Receiver<()>> {
+        let (sender, receiver) = oneshot::channel();
+        self.sessions.get_mut(&session)?.waiters.push(sender);
+        Some(receiver)
+    }
+
+    /// Notes a request and gives it a number; `None` when too many wait already.
+    pub fn expect(&mut self, pending: Pending) -> Option<u64> {
+        if self.pending.len() >= MOST_PENDING {
+            return None;
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.pending.insert(id, pending);
+        Some(id)
+    }
+
+    /// Nobody waits any more. The answer to a start is still taken in, because the engine may have said yes.
+    pub fn forget(&mut self, id: u64) {
+        if !matches!(self.pending.get(&id), Some(Pending::Start { .. } | Pending::Resume { .. })) {
+            self.pending.remove(&id);
+        }
+    }
+
+    /// The request never left.
+    pub fn unsent(&mut self, id: u64) {
+        self.pending.remove(&id);
+    }
+
+    /// The engine's last Prometheus text.
+    pub fn metrics_text(&self) -> String {
+        self.metrics_text.clone()
+    }
+
+    /// The engine is about to be started.
+    pub fn engine_starts(&mut self, now: Instant) {
+        self.engine = Engine::Loading("starting".into());
+        self.refresh(now);
+    }
+
+    /// The engine is there: the messages that hand it the sessions of the one before.
+    pub fn engine_there(&mut self, reason: &str, logs: &[String], restarted_ms: u64) -> Vec<ToEngine> {
+        let sessions: Vec<u64> = self.sessions.keys().copied().collect();
+        let mut messages = Vec::new();
+        for number in sessions {
+            let Some(id) = self.expect(Pending::Resume { session: number }) else { continue };
+            let Some(session) = self.sessions.get(&number) else { continue };
+            let params = session.params.as_ref().unwrap_or(&session.request.params).clone();
+            let resume = Resume {
+                params,
+                restart_count: self.restarts,
+                reason: reason.to_owned(),
+                logs: logs.to_vec(),
+                restart_time_ms: restarted_ms,
+                start_time_ms: session.arrived_ms,
+                last_video_pts: session.video_pts,
+                last_audio_pts: session.audio_pts,
+                control_seq: session.control_seq,
+            };
+            messages.push(ToEngine::Start {
+                id,
+                session: number,
+                request: session.request.clone(),
+                arrived_ms: session.arrived_ms,
+                resume: Some(Box::new(resume)),
+            });
+        }
+        messages
+    }
+
+    /// The engine is gone; `restarts` counts this failure. Whoever waits for an answer learns that none comes, and
+    /// sessions stay for the next engine.
+    pub fn engine_gone(&mut self, restarts: u32, now: Instant) {
+        self.restarts = restarts;
+        self.pending.clear();
+        self.admission.engine_gone();
+        let closing: Vec<u64> = self.sessions.keys().filter(|&&it| !self.admission.holds(it)).copied().collect();
+        for session in closing {
+            self.sessions.remove(&session);
+        }
+        self.engine = Engine::Loading("restarting".into());
+        self.refresh(now);
+    }
+
+    /// The engine is given up for good. Every session is over.
+    pub fn give_up(&mut self, message: &str, now: Instant) -> Vec<Note> {
+        self.engine = Engine::Failed(message.to_owned());
+        self.pending.clear();
+        let notes = self.sessions.keys().map(|_| Note::Ended(true)).collect();
+        for session in std::mem::take(&mut self.sessions).into_keys() {
+            self.admission.release(session);
+        }
+        self.admission.engine_gone();
+        self.refresh(now);
+        notes
+    }
+
+    /// The process ends; nothing new is taken.
+    pub fn end(&mut self) {
+        self.ending = true;
+    }
+
+    /// Takes in what the engine said. [`FromEngine::Hello`] and the metrics of the watch are the caller's.
+    pub fn engine_said(&mut self, message: FromEngine, now: Instant) -> Vec<Note> {
+        let mut notes = Vec::new();
+        match message {
+            FromEngine::Hello { .. } | FromEngine::Beat { .. } => {}
+            FromEngine::Phase(Phase::Loading { detail }) => self.engine = Engine::Loading(detail),
+            FromEngine::Phase(Phase::Ready { load_ms }) => {
+                self.engine = Engine::Warm;
+                notes.push(Note::Warm(load_ms));
+            }
+            // The engine ends after this; what follows is decided then.
+            FromEngine::Phase(Phase::Failed { .. }) => {}
+            FromEngine::Reply { id, outcome } => notes.extend(self.replied(id, outcome)),
+            FromEngine::Session(report) => self.reported(report),
+            FromEngine::Published { session, video_pts, audio_pts } => {
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.video_pts = session.video_pts.max(video_pts);
+                    session.audio_pts = session.audio_pts.max(audio_pts);
+                }
+            }
+            FromEngine::Ended { session, reason, fault } => notes.extend(self.ended(session, &reason, fault)),
+            FromEngine::Metrics { id, text } => {
+                self.metrics_text.clone_from(&text);
+                if let Some(Pending::Text(waiter)) = self.pending.remove(&id) {
+                    let _ = waiter.send(text);
+                }
+            }
+            FromEngine::Described { id, value } => {
+                if let Some(Pending::Value(waiter)) = self.pending.remove(&id) {
+                    let _ = waiter.send(value);
+                }
+            }
+        }
+        self.refresh(now);
+        notes
+    }
+
+    /// The status object of a session, or of the process when there is none.
+    pub fn status(&self, session: Option<u64>) -> Value {
+        let state = match (&self.engine, self.sessions.is_empty()) {
+            (Engine::Failed(_), _) => State::Error,
+            (Engine::Loading(_), _) => State::Loading,
+            (Engine::Warm, _) => State::Offline,
+        };
+        let found = self.find(session).and_then(|session| self.sessions.get(&session));
+        let reported = found.and_then(|session| session.report.as_ref().map(|report| report.status.clone()));
+        match (reported, found) {
+            (Some(mut status), _) => {
+                if state != State::Offline
+                    && let Some(object) = status.as_object_mut()
+                {
+                    object.insert("state".into(), state.as_str().into());
+                }
+                status
+            }
+            (None, found) => health::status_json(&Status {
+                pipeline: &self.pipeline,
+                state: if found.is_some() && state == State::Offline { State::Online } else { state },
+                start_time_ms: found.map_or(0, |session| session.arrived_ms),
+                restart_count: self.restarts,
+                ..Default::default()
+            }),
+        }
+    }
+
+    fn replied(&mut self, id: u64, outcome: Outcome) -> Option<Note> {
+        match self.pending.remove(&id)? {
+            Pending::Start { session, request, arrived_ms, waiter } => {
+                if outcome == Outcome::Accepted {
+                    if self.admission.confirm(session) {
+                        self.sessions.insert(session, Session::new(request, arrived_ms));
+                    }
+                } else {
+                    self.admission.release(session);
+                }
+                let _ = waiter.send(outcome);
+                None
+            }
+            Pending::Resume { session } if outcome == Outcome::Accepted => {
+                info!(session, restart_count = self.restarts, "The stream goes on in a new engine.");
+                Some(Note::Resumed)
+            }
+            Pending::Resume { session } => {
+                let reason = format!("the new engine refused it: {outcome:?}");
+                self.ended(session, &reason, true)
+            }
+            Pending::Outcome(waiter) => {
+                let _ = waiter.send(outcome);
+                None
+            }
+            Pending::Text(_) | Pending::Value(_) => None,
+        }
+    }
+
+    fn reported(&mut self, report: SessionReport) {
+        let Some(session) = self.sessions.get_mut(&report.session) else { return };
+        session.params = Some(report.params.clone());
+        session.control_seq = session.control_seq.max(report.control_seq);
+        session.report = Some(report);
+    }
+
+    fn ended(&mut self, session: u64, reason: &str, fault: bool) -> Option<Note> {
+        if !self.admission.release(session) {
+            return None;
+        }
+        let over = self.sessions.remove(&session)?;
+        let request = &over.request;
+        info!(
+            gateway_request_id = %request.gateway_request_id,
+            manifest_id = %request.manifest_id,
+            stream_id = %request.stream_id,
+            reason,
+            fault,
+            "Stream ended"
+        );
+        for waiter in over.waiters {
+            // Whoever asked may have left.
+            let _ = waiter.send(());
+        }
+        Some(Note::Ended(fault))
+    }
+
+    fn refresh(&mut self, now: Instant) {
+        let reloading =
+            |session: &Session| session.report.as_ref().is_some_and(|report| report.state == State::Loading.as_str());
+        let loading = self.ending || !self.warm() || self.sessions.values().any(reloading);
+        self.loading_since = if loading { self.loading_since.or(Some(now)) } else { None };
+        let loading_for = self.loading_since.map(|since| now.saturating_duration_since(since));
+        let failed = matches!(self.engine, Engine::Failed(_));
+        let word = health::word(failed, self.admission.occupied(), loading_for);
+        if word != self.word {
+            info!(old_state = self.word.as_str(), new_state = word.as_str(), "Pipeline state changed.");
+            self.word = word;
+        }
+    }
+}
+
+impl Session {
+    fn new(request: Box<StreamRequest>, arrived_ms: u64) -> Self {
+        Self {
+            request,
+            arrived_ms,
+            params: None,
+            control_seq: None,
+            video_pts: None,
+            audio_pts: None,
+            report: None,
+            waiters: Vec::new(),
+        }
+    }
+}
+
+/// Time that a stopped session has until its slot is free in any case, beyond what the engine itself allows.
+pub(super) const STOP_SLACK: Duration = Duration::from_secs(10);

@@ -1,0 +1,302 @@
+//! Where requests meet the engine: every handler holds the hub, the hub holds the book and the way to the engine.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout_at;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+use super::Config;
+use super::book::{Book, Health, Note, Pending, Refusal, STOP_SLACK};
+use super::hardware::Hardware;
+use super::metrics::Metrics;
+use crate::link::{FromEngine, Outcome, StreamRequest, ToEngine};
+
+/// How long a start waits for an engine that is being replaced, and for its answer.
+pub(super) const START_WAIT: Duration = Duration::from_secs(3);
+/// How long an update or a question waits.
+const ASK_WAIT: Duration = Duration::from_secs(3);
+/// How long a scrape waits before the last known text is shown.
+const SCRAPE_WAIT: Duration = Duration::from_millis(1000);
+
+/// Why a request found no good end.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub(super) enum HubError {
+    /// Refused at the door.
+    #[error("refused")]
+    Refused(Refusal),
+    /// There is no engine, and none came in time.
+    #[error("the engine is being restarted")]
+    Away,
+    /// The engine did not answer in time.
+    #[error("the engine does not answer")]
+    Slow,
+    /// The engine said no.
+    #[error("the engine said no")]
+    Engine(Outcome),
+}
+
+/// Why one exchange with the engine came to nothing.
+enum Lost {
+    /// No engine until the deadline.
+    Away,
+    /// It died before it answered.
+    Died,
+    /// It did not answer in time, or has too much to do.
+    Slow(Option<u64>),
+}
+
+/// Shared by every handler and the keeper of the engine.
+pub(super) struct Hub {
+    /// Settings.
+    pub config: Config,
+    /// Our own numbers.
+    pub metrics: Metrics,
+    /// What NVML tells.
+    pub hardware: Hardware,
+    /// Cancelled when the process is to end.
+    pub ending: CancellationToken,
+    book: Mutex<Book>,
+    link: watch::Sender<Option<mpsc::Sender<ToEngine>>>,
+    tasks: TaskTracker,
+}
+
+/// Unix time in milliseconds.
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+}
+
+impl Hub {
+    /// A hub without an engine.
+    ///
+    /// # Errors
+    /// See [`Metrics::new`].
+    pub fn new(config: Config) -> Result<Arc<Self>, prometheus::Error> {
+        Ok(Arc::new(Self {
+            metrics: Metrics::new(&config.version, config.capacity)?,
+            hardware: Hardware::default(),
+            ending: CancellationToken::new(),
+            book: Mutex::new(Book::new(&config.model_id, config.capacity, Instant::now())),
+            link: watch::Sender::new(None),
+            tasks: TaskTracker::new(),
+            config,
+        }))
+    }
+
+    /// The book. Never held across a wait.
+    pub fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What `/health` says.
+    pub fn health(&self) -> Health {
+        self.book().health(Instant::now())
+    }
+
+    /// The way to an engine that said hello; `None` while there is none. The keeper's to set.
+    pub fn set_link(&self, link: Option<mpsc::Sender<ToEngine>>) {
+        self.link.send_replace(link);
+    }
+
+    /// Takes in what the engine said.
+    pub fn engine_said(&self, message: FromEngine) {
+        let notes = self.book().engine_said(message, Instant::now());
+        self.note(notes);
+    }
+
+    /// Writes down what a change of the book gave.
+    pub fn note(&self, notes: Vec<Note>) {
+        for note in notes {
+            match note {
+                Note::Warm(load_ms) => {
+                    self.metrics.load_ms.set(load_ms.min(i64::MAX as u64) as i64);
+                    info!(load_ms, "Warm model loaded");
+                }
+                Note::Resumed => self.metrics.resumed.inc(),
+                Note::Ended(fault) => {
+                    self.metrics.ended.with_label_values(&[if fault { "true" } else { "false" }]).inc();
+                }
+            }
+        }
+    }
+
+    /// Starts a session: takes a slot at once, then asks the engine. A caller that goes away changes nothing.
+    ///
+    /// # Errors
+    /// [`HubError`]; the slot is free again, or will be when the engine has ended what it may have begun.
+    pub async fn start(self: &Arc<Self>, request: StreamRequest) -> Result<u64, HubError> {
+        let arrived_ms = unix_ms();
+        let session = self.book().reserve(Instant::now()).map_err(HubError::Refused);
+        let result = match session {
+            Err(error) => Err(error),
+            Ok(session) => {
+                let held = Reservation { hub: self.clone(), session };
+                let place = self.tasks.spawn(async move { held.place(request, arrived_ms).await });
+                place.await.unwrap_or(Err(HubError::Away))
+            }
+        };
+        let outcome = match &result {
+            Ok(_) => "accepted",
+            Err(HubError::Refused(Refusal::Full | Refusal::Ending) | HubError::Engine(Outcome::Busy)) => "full",
+            Err(HubError::Engine(Outcome::BadParams { .. } | Outcome::BadRequest { .. })) => "refused",
+            Err(_) => "failed",
+        };
+        self.metrics.starts.with_label_values(&[outcome]).inc();
+        result
+    }
+
+    /// Sends new parameters to a session (`None`: the only one).
+    ///
+    /// # Errors
+    /// [`HubError`]; the old parameters stay in force.
+    pub async fn update(&self, session: Option<u64>, params: Map<String, Value>) -> Result<(), HubError> {
+        let message = |id| ToEngine::Update { id, session, params: params.clone() };
+        let outcome = self.ask(ASK_WAIT, Pending::Outcome, message).await?;
+        if outcome == Outcome::Accepted { Ok(()) } else { Err(HubError::Engine(outcome)) }
+    }
+
+    /// Ends a session (`None`: the only one) and waits for its end.
+    ///
+    /// # Errors
+    /// [`HubError::Engine`] with [`Outcome::NotFound`] when there is none; [`HubError::Slow`] when it does not end in time.
+    pub async fn stop(&self, session: Option<u64>, reason: &str) -> Result<(), HubError> {
+        let (session, ended) = {
+            let mut book = self.book();
+            let session = book.find(session).ok_or(HubError::Engine(Outcome::NotFound))?;
+            (session, book.wait_end(session).ok_or(HubError::Engine(Outcome::NotFound))?)
+        };
+        self.send_stop(session, reason);
+        // A dropped sender means that the session is gone with its engine.
+        tokio::time::timeout(STOP_SLACK, ended).await.map(drop).map_err(|_| HubError::Slow)
+    }
+
+    /// The pipeline's description.
+    ///
+    /// # Errors
+    /// [`HubError::Away`] or [`HubError::Slow`].
+    pub async fn describe(&self) -> Result<Value, HubError> {
+        self.ask(ASK_WAIT, Pending::Value, |id| ToEngine::Describe { id }).await
+    }
+
+    /// Our numbers and the engine's, as Prometheus text. The engine has a second to give fresh ones.
+    pub async fn scrape(&self) -> String {
+        {
+            let book = self.book();
+            self.metrics.sessions.set(book.in_use() as i64);
+            self.metrics.warm.set(i64::from(book.warm()));
+        }
+        let fresh = self.ask(SCRAPE_WAIT, Pending::Text, |id| ToEngine::Scrape { id }).await;
+        let engine = fresh.unwrap_or_else(|_| self.book().metrics_text());
+        let mut text = self.metrics.text();
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text + &engine
+    }
+
+    /// Waits for start requests that are still under way.
+    pub async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn send_stop(&self, session: u64, reason: &str) {
+        self.book().close(session, Instant::now() + STOP_SLACK);
+        let link = self.link.borrow().clone();
+        if let Some(link) = link {
+            // Full or gone: the slot is freed by time, and the watch sees to an engine that does not read.
+            let _ = link.try_send(ToEngine::Stop { session, reason: reason.to_owned() });
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        wait: Duration,
+        pending: impl FnOnce(oneshot::Sender<T>) -> Pending,
+        message: impl FnOnce(u64) -> ToEngine,
+    ) -> Result<T, HubError> {
+        self.exchange(Instant::now() + wait, pending, message).await.map_err(|lost| match lost {
+            Lost::Away | Lost::Died => HubError::Away,
+            Lost::Slow(_) => HubError::Slow,
+        })
+    }
+
+    async fn exchange<T>(
+        &self,
+        deadline: Instant,
+        pending: impl FnOnce(oneshot::Sender<T>) -> Pending,
+        message: impl FnOnce(u64) -> ToEngine,
+    ) -> Result<T, Lost> {
+        let mut links = self.link.subscribe();
+        let there = timeout_at(deadline.into(), links.wait_for(Option::is_some)).await;
+        let Ok(Ok(link)) = there.map(|link| link.map(|link| link.clone())) else { return Err(Lost::Away) };
+        let Some(link) = link else { return Err(Lost::Away) };
+        let (waiter, answer) = oneshot::channel();
+        let Some(id) = self.book().expect(pending(waiter)) else { return Err(Lost::Slow(None)) };
+        if let Err(error) = link.try_send(message(id)) {
+            self.book().unsent(id);
+            return Err(match error {
+                mpsc::error::TrySendError::Full(_) => Lost::Slow(None),
+                mpsc::error::TrySendError::Closed(_) => Lost::Died,
+            });
+        }
+        match timeout_at(deadline.into(), answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(Lost::Died),
+            Err(_) => {
+                self.book().forget(id);
+                Err(Lost::Slow(Some(id)))
+            }
+        }
+    }
+}
+
+/// A slot taken for a start request; given back when dropped, unless the session came to life.
+struct Reservation {
+    hub: Arc<Hub>,
+    session: u64,
+}
+
+impl Reservation {
+    async fn place(self, request: StreamRequest, arrived_ms: u64) -> Result<u64, HubError> {
+        let (hub, session) = (&self.hub, self.session);
+        let deadline = Instant::now() + START_WAIT;
+        let request = Box::new(request);
+        loop {
+            let pending = |waiter| Pending::Start { session, request: request.clone(), arrived_ms, waiter };
+            let message = |id| ToEngine::Start { id, session, request: request.clone(), arrived_ms, resume: None };
+            match hub.exchange(deadline, pending, message).await {
+                Ok(Outcome::Accepted) => {
+                    info!(
+                        gateway_request_id = %request.gateway_request_id,
+                        manifest_id = %request.manifest_id,
+                        stream_id = %request.stream_id,
+                        session,
+                        "Stream started successfully"
+                    );
+                    return Ok(session);
+                }
+                Ok(outcome) => return Err(HubError::Engine(outcome)),
+                // The engine died with the question; the next one is asked again.
+                Err(Lost::Died) if Instant::now() < deadline => tokio::task::yield_now().await,
+                Err(Lost::Away | Lost::Died) => return Err(HubError::Away),
+                Err(Lost::Slow(None)) => return Err(HubError::Slow),
+                Err(Lost::Slow(Some(_))) => {
+                    // It may have begun all the same; whatever it began is to end.
+                    hub.send_stop(session, "the start was not answered in time");
+                    return Err(HubError::Slow);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.hub.book().release_reserved(self.session, Instant::now());
+    }
+}

@@ -1,0 +1,218 @@
+//! The door: a bounded number of connections, none of which can hold its place without making use of it.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use tracing::{debug, warn};
+
+use super::metrics::Metrics;
+
+/// Time for a request's header, and for the next request on a connection that is kept.
+const HEADER_WAIT: Duration = Duration::from_secs(30);
+/// Longest header in bytes.
+const MAX_HEADER: usize = 32 * 1024;
+/// How long connections may take to finish their answer when the process ends.
+const LAST_ANSWERS: Duration = Duration::from_millis(250);
+
+/// What a connection is doing.
+struct Seat {
+    /// Since when no request of it is being answered; `None` while one is.
+    idle: Option<Instant>,
+    task: Option<AbortHandle>,
+}
+
+/// Who is connected.
+struct Seats {
+    most: usize,
+    taken: BTreeMap<u64, Seat>,
+    next: u64,
+}
+
+/// What happens with a new connection.
+#[derive(Debug, PartialEq, Eq)]
+enum Entry {
+    /// It gets a seat of that number.
+    Seat(u64),
+    /// As `Seat`, and whoever had been idle for longest lost the other one.
+    Instead(u64, u64),
+    /// Every seat is taken by a request that is being answered.
+    Full,
+}
+
+impl Seats {
+    fn new(most: usize) -> Self {
+        Self { most: most.max(1), taken: BTreeMap::new(), next: 0 }
+    }
+
+    fn enter(&mut self, now: Instant) -> Entry {
+        let mut evicted = None;
+        if self.taken.len() >= self.most {
+            let idle = self.taken.iter().filter_map(|(&number, seat)| Some((seat.idle?, number)));
+            let Some((_, number)) = idle.min() else { return Entry::Full };
+            if let Some(task) = self.taken.remove(&number).and_then(|seat| seat.task) {
+                task.abort();
+            }
+            evicted = Some(number);
+        }
+        let number = self.next;
+        self.next += 1;
+        self.taken.insert(number, Seat { idle: Some(now), task: None });
+        evicted.map_or(Entry::Seat(number), |evicted| Entry::Instead(number, evicted))
+    }
+
+    fn set_idle(&mut self, number: u64, idle: Option<Instant>) {
+        if let Some(seat) = self.taken.get_mut(&number) {
+            seat.idle = idle;
+        }
+    }
+}
+
+/// Cloning shares the seats.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Seats>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Seats> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A seat's owner; leaves when dropped.
+struct Guest {
+    seats: Shared,
+    number: u64,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.seats.lock().taken.remove(&self.number);
+    }
+}
+
+/// A request that is being answered.
+struct Busy {
+    seats: Shared,
+    number: u64,
+}
+
+impl Busy {
+    fn new(seats: &Shared, number: u64) -> Self {
+        seats.lock().set_idle(number, None);
+        Self { seats: seats.clone(), number }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.seats.lock().set_idle(self.number, Some(Instant::now()));
+    }
+}
+
+/// Answers connections until `stop`, then lets answers that are under way finish for a moment.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    most: usize,
+    metrics: &Metrics,
+    stop: CancellationToken,
+) {
+    let seats = Shared(Arc::new(Mutex::new(Seats::new(most))));
+    let mut tasks = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Too many open files, most likely: give the others time to close theirs.
+                    warn!(%error, "A connection could not be accepted.");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            Some(_) = tasks.join_next() => continue,
+            () = stop.cancelled() => break,
+        };
+        let number = match seats.lock().enter(Instant::now()) {
+            Entry::Seat(number) => number,
+            Entry::Instead(number, _) => {
+                metrics.connections_evicted.inc();
+                number
+            }
+            Entry::Full => {
+                metrics.connections_refused.inc();
+                continue;
+            }
+        };
+        let guest = Guest { seats: seats.clone(), number };
+        let task = tasks.spawn(talk(stream, router.clone(), guest, stop.clone()));
+        if let Some(seat) = seats.lock().taken.get_mut(&number) {
+            seat.task = Some(task);
+        }
+    }
+    drop(listener);
+    let all = async { while tasks.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LAST_ANSWERS, all).await;
+    tasks.shutdown().await;
+}
+
+async fn talk(stream: TcpStream, router: Router, guest: Guest, stop: CancellationToken) {
+    // A refused option costs latency, nothing else.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let busy = Busy::new(&guest.seats, guest.number);
+        let router = router.clone();
+        async move {
+            let _busy = busy;
+            let response = router.oneshot(request.map(Body::new)).await;
+            response.map_err(|never: Infallible| never)
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_WAIT)
+        .max_buf_size(MAX_HEADER)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "A connection broke.");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_idle_for_longest_makes_room() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut seats = Seats::new(2);
+        assert_eq!(seats.enter(at(0)), Entry::Seat(0));
+        assert_eq!(seats.enter(at(1)), Entry::Seat(1));
+        seats.set_idle(0, None);
+        assert_eq!(seats.enter(at(2)), Entry::Instead(2, 1));
+        seats.set_idle(2, None);
+        assert_eq!(seats.enter(at(3)), Entry::Full);
+        seats.set_idle(0, Some(at(4)));
+        assert_eq!(seats.enter(at(5)), Entry::Instead(3, 0));
+        assert_eq!(seats.taken.len(), 2);
+    }
+}
