@@ -9,6 +9,7 @@ use clap::{ArgMatches, Command};
 mod config;
 mod engine;
 pub mod logging;
+pub mod process;
 mod serve;
 pub mod settings;
 
@@ -24,6 +25,7 @@ struct Subcommand {
 /// Every subcommand, in the order in which `--help` shows them.
 const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: serve::command, run: serve::run },
+    Subcommand { command: process::command, run: process::run },
     Subcommand { command: config::command, run: config::run },
     Subcommand { command: engine::command, run: engine::run },
 ];

@@ -9,12 +9,17 @@ use crate::config::{self, Loaded, SETTINGS};
 
 /// `command` with a flag for every setting, and `--config`.
 pub fn arguments(command: Command) -> Command {
+    arguments_of(command, |_| true)
+}
+
+/// As [`arguments`], with flags for those settings only whose key is `wanted`.
+pub fn arguments_of(command: Command, wanted: impl Fn(&str) -> bool) -> Command {
     let defaults = config::Config::default();
     let file = Arg::new("config")
         .long("config")
         .value_name("FILE")
         .help(format!("Configuration file. [variable: {}]", config::FILE_VARIABLE));
-    let flags = SETTINGS.iter().map(|setting| {
+    let flags = SETTINGS.iter().filter(|setting| wanted(setting.key)).map(|setting| {
         let mut variables = setting.variable();
         let mut word = "variable";
         if let Some((name, _)) = setting.contract {
@@ -42,7 +47,7 @@ pub fn arguments(command: Command) -> Command {
 pub fn load(matches: &ArgMatches) -> Result<Loaded, ExitCode> {
     let names = SETTINGS.iter().map(config::Setting::flag).chain(["config".to_owned()]);
     let flags: BTreeMap<String, String> =
-        names.filter_map(|name| matches.get_one::<String>(&name).cloned().map(|value| (name, value))).collect();
+        names.filter_map(|name| Some((matches.try_get_one::<String>(&name).ok()??.clone(), name))).map(|(value, name)| (name, value)).collect();
     // A variable that is no text cannot be one of ours.
     let variables: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

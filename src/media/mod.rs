@@ -17,6 +17,7 @@ mod decode;
 mod encode;
 mod error;
 mod ffi;
+mod frames;
 mod h264;
 mod hold;
 mod input;
@@ -28,6 +29,7 @@ pub mod ts;
 
 pub use config::*;
 pub use error::{Damage, DropReason, InputEvent, MediaError, StreamInfo};
+pub use frames::FrameConverter;
 pub use hold::{AudioHold, HoldConfig, HoldStats};
 pub use input::{Input, InputConfig, InputSink, InputStats};
 pub use output::{Chunk, Output, OutputConfig, OutputStats, SegmentSink, VideoOut};

@@ -154,6 +154,10 @@ impl Source for RawSource {
         self.length.map(|length| length / frame * u64::from(self.repeats))
     }
 
+    fn fps(&self) -> Option<f64> {
+        Some(self.rate.fps())
+    }
+
     fn read(&mut self, buffers: &Buffers<'_>, give: &mut dyn FnMut(Item) -> bool) -> Result<(), ProcessError> {
         let bytes = PixelFormat::Rgb24.bytes(self.size);
         let direct = buffers.size == self.size && buffers.format == PixelFormat::Rgb24;

@@ -67,6 +67,9 @@ pub trait Source: Send {
     /// How many frames it has, if that is known beforehand.
     fn frames(&self) -> Option<u64>;
 
+    /// Frames a second, if that is known beforehand.
+    fn fps(&self) -> Option<f64>;
+
     /// Gives everything to `give`, until that returns false.
     ///
     /// # Errors
