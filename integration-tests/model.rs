@@ -163,6 +163,9 @@ fn ports_and_buffers_are_checked() {
     assert!(session.run(&[frame.feed(&given)], &mut [out.fetch(&mut got[..23])]).is_err());
     assert!(session.run(&[frame.feed(&given), frame.feed(&given)], &mut [out.fetch(&mut got)]).is_err());
     assert!(session.run(&[frame.feed(&given)], &mut []).is_err());
+    let mut other = Session::from_bytes(runtime(), &Config::default(), &model).expect("loads");
+    let foreign = other.input::<u8>("frame", &[1, 2, 4, 3]).expect("there");
+    assert!(session.run(&[foreign.feed(&given)], &mut [out.fetch(&mut got)]).is_err());
     session.run(&[frame.feed(&given)], &mut [out.fetch(&mut got)]).expect("still usable");
     assert_eq!(got, [245; 24]);
 }

@@ -46,8 +46,8 @@ pub async fn read(
             Ok(Some(segment)) => segment,
             Ok(None) => {
                 return match subscriber.end_reason() {
-                    Some(EndReason::Failures) => {
-                        let cause = subscriber.last_failure().unwrap_or("no answer");
+                    Some(reason @ (EndReason::Failures | EndReason::Certificate | EndReason::NotFound)) => {
+                        let cause = subscriber.last_failure().map_or_else(|| reason.to_string(), str::to_owned);
                         shared.fail("trickle", format!("The input cannot be read: {cause}"));
                         format!("the input cannot be read: {cause}")
                     }

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::marker::PhantomData;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ort::ep;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
@@ -49,6 +50,7 @@ pub struct Port {
 /// An input of type `T` that was found in the graph with the right shape.
 #[derive(Debug)]
 pub struct Input<T> {
+    session: u64,
     index: usize,
     marker: PhantomData<fn() -> T>,
 }
@@ -56,18 +58,21 @@ pub struct Input<T> {
 /// An output of type `T` that was found in the graph with the right shape.
 #[derive(Debug)]
 pub struct Output<T> {
+    session: u64,
     index: usize,
     marker: PhantomData<fn() -> T>,
 }
 
 /// An input's data for one run.
 pub struct Feed<'a> {
+    session: u64,
     index: usize,
     bytes: &'a [u8],
 }
 
 /// Where an output goes in one run.
 pub struct Fetch<'a> {
+    session: u64,
     index: usize,
     bytes: &'a mut [u8],
 }
@@ -75,24 +80,28 @@ pub struct Fetch<'a> {
 impl<T: Element> Input<T> {
     /// `data`, to be read in the next run without a copy on the CPU provider.
     pub fn feed<'a>(&self, data: &'a [T]) -> Feed<'a> {
-        Feed { index: self.index, bytes: ffi::bytes_of(data) }
+        Feed { session: self.session, index: self.index, bytes: ffi::bytes_of(data) }
     }
 }
 
 impl<T: Element> Output<T> {
     /// `data`, to be written in the next run without a copy on the CPU provider.
     pub fn fetch<'a>(&self, data: &'a mut [T]) -> Fetch<'a> {
-        Fetch { index: self.index, bytes: ffi::bytes_of_mut(data) }
+        Fetch { session: self.session, index: self.index, bytes: ffi::bytes_of_mut(data) }
     }
 }
 
 /// One graph on one provider. Used by one thread at a time.
 pub struct Session {
+    /// Tells this session's ports from those of others.
+    id: u64,
     raw: ort::session::Session,
     scratch: Scratch,
     inputs: Vec<Side>,
     outputs: Vec<Side>,
 }
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 struct Side {
     port: Port,
@@ -128,7 +137,7 @@ impl Session {
     fn new(raw: ort::session::Session) -> Result<Self, InferenceError> {
         let inputs = raw.inputs().iter().map(Side::new).collect::<Result<_, _>>()?;
         let outputs = raw.outputs().iter().map(Side::new).collect::<Result<_, _>>()?;
-        Ok(Self { scratch: Scratch::new()?, raw, inputs, outputs })
+        Ok(Self { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), scratch: Scratch::new()?, raw, inputs, outputs })
     }
 
     /// The graph's inputs in its own order.
@@ -148,7 +157,7 @@ impl Session {
     /// [`InferenceError::Port`] when there is none, or of another type or shape.
     pub fn input<T: Element>(&mut self, name: &str, shape: &[i64]) -> Result<Input<T>, InferenceError> {
         let index = claim::<T>(&mut self.inputs, "input", name, shape)?;
-        Ok(Input { index, marker: PhantomData })
+        Ok(Input { session: self.id, index, marker: PhantomData })
     }
 
     /// The output called `name`; as [`Self::input`].
@@ -157,7 +166,7 @@ impl Session {
     /// [`InferenceError::Port`] when there is none, or of another type or shape.
     pub fn output<T: Element>(&mut self, name: &str, shape: &[i64]) -> Result<Output<T>, InferenceError> {
         let index = claim::<T>(&mut self.outputs, "output", name, shape)?;
-        Ok(Output { index, marker: PhantomData })
+        Ok(Output { session: self.id, index, marker: PhantomData })
     }
 
     /// Keeps a copy of `data` as the contents of `input` for every later run that does not feed it. Allocates the first
@@ -167,7 +176,7 @@ impl Session {
     /// [`InferenceError::Port`] when the number of elements is wrong; the old contents stay.
     pub fn hold<T: Element>(&mut self, input: &Input<T>, data: &[T]) -> Result<(), InferenceError> {
         let bytes = ffi::bytes_of(data);
-        let side = side(&mut self.inputs, input.index, bytes.len())?;
+        let side = side(&mut self.inputs, input.session == self.id, input.index, bytes.len())?;
         let words = bytes.len().div_ceil(8);
         let held = side.held.get_or_insert_with(|| vec![0; words]);
         for (word, chunk) in held.iter_mut().zip(bytes.chunks(8)) {
@@ -185,9 +194,9 @@ impl Session {
     /// [`InferenceError::Port`] when a buffer has the wrong length, is given twice or is missing;
     /// [`InferenceError::Run`] with the runtime's message. The session stays usable.
     pub fn run(&mut self, feeds: &[Feed<'_>], fetches: &mut [Fetch<'_>]) -> Result<(), InferenceError> {
-        let Self { raw, scratch, inputs, outputs } = self;
-        mark(inputs, feeds.iter().map(|feed| (feed.index, feed.bytes.len())))?;
-        mark(outputs, fetches.iter().map(|fetch| (fetch.index, fetch.bytes.len())))?;
+        let Self { id, raw, scratch, inputs, outputs } = self;
+        mark(inputs, feeds.iter().map(|feed| (feed.session == *id, feed.index, feed.bytes.len())))?;
+        mark(outputs, fetches.iter().map(|fetch| (fetch.session == *id, fetch.index, fetch.bytes.len())))?;
         if let Some(missing) = inputs.iter().find(|side| !side.given && side.held.is_none()) {
             return Err(missing.error("it is neither fed nor held"));
         }
@@ -249,10 +258,10 @@ fn claim<T: Element>(sides: &mut [Side], what: &str, name: &str, shape: &[i64]) 
     Ok(index)
 }
 
-fn side(sides: &mut [Side], index: usize, bytes: usize) -> Result<&mut Side, InferenceError> {
+fn side(sides: &mut [Side], own: bool, index: usize, bytes: usize) -> Result<&mut Side, InferenceError> {
     let side = sides
         .get_mut(index)
-        .filter(|side| side.slot.is_some())
+        .filter(|side| own && side.slot.is_some())
         .ok_or_else(|| InferenceError::Run("a port of another session was given".to_owned()))?;
     if side.bytes != bytes {
         return Err(side.error(format!("{bytes} bytes were given, {} are needed", side.bytes)));
@@ -261,12 +270,12 @@ fn side(sides: &mut [Side], index: usize, bytes: usize) -> Result<&mut Side, Inf
 }
 
 /// Notes which ports the current run gives, each once and with the right length.
-fn mark(sides: &mut [Side], given: impl Iterator<Item = (usize, usize)>) -> Result<(), InferenceError> {
+fn mark(sides: &mut [Side], given: impl Iterator<Item = (bool, usize, usize)>) -> Result<(), InferenceError> {
     for side in sides.iter_mut() {
         side.given = false;
     }
-    for (index, bytes) in given {
-        let side = side(sides, index, bytes)?;
+    for (own, index, bytes) in given {
+        let side = side(sides, own, index, bytes)?;
         if side.given {
             return Err(side.error("it is given twice"));
         }

@@ -14,3 +14,33 @@ pub fn all() -> &'static [&'static dyn Pipeline] {
 pub fn find(name: &str) -> Option<&'static dyn Pipeline> {
     all().iter().copied().find(|pipeline| pipeline.name() == name)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::pipeline::Params;
+
+    #[test]
+    fn every_pipeline_is_found_by_its_name_and_takes_its_own_defaults() {
+        for pipeline in all() {
+            assert!(std::ptr::addr_eq(find(pipeline.name()).unwrap(), *pipeline));
+            let checked = pipeline.check(&Params::new()).unwrap();
+            let schema = pipeline.schema();
+            let properties = schema["properties"].as_object().unwrap();
+            assert!(properties.keys().eq(checked.values.keys()), "{}", pipeline.name());
+            for (name, property) in properties {
+                assert_eq!(property["default"], checked.values[name], "{name}");
+            }
+        }
+        assert!(find("Noop").is_none() && find("").is_none());
+    }
+
+    #[test]
+    fn only_noop_takes_unknown_fields() {
+        let params: Params = serde_json::from_str("{\"prompt\": \"x\"}").unwrap();
+        for pipeline in all() {
+            assert_eq!(pipeline.check(&params).is_ok(), pipeline.name() == "noop");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What one frame of 512×512 costs in each part of the model thread. `scripts/setup` fetches the runtime that `invert`
+//! needs. Run with `cargo bench --bench frames`.
+
+use std::time::Duration;
+
+use divan::Bencher;
+use weir::frame::{FramePool, PixelFormat, Size, Timestamp, VideoFrame};
+use weir::inference::Config;
+use weir::pipeline::overlay::Overlay;
+use weir::pipeline::{FrameProcessor, LoadContext, Params, registry};
+
+const SIZE: Size = Size::new(512, 512);
+
+fn main() {
+    divan::main();
+}
+
+fn take(pool: &FramePool, format: PixelFormat) -> VideoFrame {
+    VideoFrame::take(pool, SIZE, format, Timestamp(0)).expect("a buffer")
+}
+
+fn load(pipeline: &str, threads: u32, pool: &FramePool) -> Box<dyn FrameProcessor> {
+    let pipeline = registry::find(pipeline).expect("registered");
+    let checked = pipeline.check(&Params::new()).expect("defaults are good");
+    let inference = Config { threads, ..Config::default() };
+    let cx = LoadContext { inference: &inference, models: ".".into(), pool: pool.clone(), progress: &|_| () };
+    pipeline.load(&cx, &checked).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn process(bencher: Bencher<'_, '_>, pipeline: &str, threads: u32) {
+    let pool = FramePool::new(2);
+    let mut processor = load(pipeline, threads, &pool);
+    // Each result is the next input, as buffers go round in a running stream.
+    let mut frame = Some(take(&pool, processor.format()));
+    bencher.bench_local(|| {
+        frame = frame.take().map(|frame| processor.process(frame).expect("processed"));
+    });
+}
+
+#[divan::bench]
+fn noop(bencher: Bencher<'_, '_>) {
+    process(bencher, "noop", 0);
+}
+
+#[divan::bench(args = [1, 2])]
+fn invert(bencher: Bencher<'_, '_>, threads: u32) {
+    process(bencher, "invert", threads);
+}
+
+#[divan::bench(args = [PixelFormat::I420, PixelFormat::Rgb24])]
+fn overlay(bencher: Bencher<'_, '_>, format: PixelFormat) {
+    let pool = FramePool::new(1);
+    let mut frame = take(&pool, format);
+    let mut overlay = Overlay::new(SIZE);
+    bencher.bench_local(|| overlay.draw(&mut frame, "Loading invert…", Duration::from_millis(3_400)));
+}
+
+#[divan::bench]
+fn overlay_with_new_text(bencher: Bencher<'_, '_>) {
+    let pool = FramePool::new(1);
+    let mut frame = take(&pool, PixelFormat::I420);
+    let mut overlay = Overlay::new(SIZE);
+    let mut second = 0;
+    bencher.bench_local(|| {
+        second += 1;
+        overlay.draw(&mut frame, "Loading invert…", Duration::from_secs(second));
+    });
+}
+
+#[divan::bench]
+fn pool(bencher: Bencher<'_, '_>) {
+    let pool = FramePool::new(1);
+    bencher.bench_local(|| take(&pool, PixelFormat::Rgb24));
+}
