@@ -80,7 +80,7 @@ pub fn spawn_encoder(
         tracing::info!(session = shared.id, "Encoding {size} with {}.", output.encoder_name());
         output.resume_after(resume_after.0, resume_after.1);
         let sink = Sink { shared: shared.clone(), pieces, video: None, open: false };
-        let mut encoder = Encoder { shared, output, hold: AudioHold::default(), sink, size, kept: None, overlay: None };
+        let mut encoder = Encoder { shared, output, hold: AudioHold::new(Default::default()), sink, size, kept: None, overlay: None };
         if let Err(error) = encoder.run() {
             encoder.shared.fail("encode", format!("The encoder failed: {error}"));
             encoder.shared.cancel.cancel();
@@ -116,7 +116,7 @@ impl Encoder {
                 Next::Video(picture) => self.video(picture).and_then(|()| self.release(now)),
                 Next::Nothing => self.release(now),
                 Next::Closed => {
-                    while let Some(packet) = self.hold.flush() {
+                    while let Some(packet) = self.hold.take(Instant::now() + Duration::from_secs(3600)) {
                         self.output.audio(&packet, &mut self.sink)?;
                     }
                     self.output.finish(&mut self.sink)?;
@@ -131,7 +131,7 @@ impl Encoder {
 
     /// Sends the audio whose time has come.
     fn release(&mut self, now: Instant) -> Result<(), MediaError> {
-        while let Some(packet) = self.hold.release(now) {
+        while let Some(packet) = self.hold.take(now) {
             self.output.audio(&packet, &mut self.sink)?;
         }
         Ok(())
@@ -231,14 +231,14 @@ impl SegmentSink for Sink {
 
     fn bytes(&mut self, bytes: Bytes, what: Chunk) {
         let what = match what {
-            Chunk::Video { pts } => match self.video {
+            Chunk::Video { pts, .. } => match self.video {
                 Some((seq, mut stamps, kind)) => {
                     stamps.encoded = Some(Instant::now());
                     What::Video { seq, pts, stamps, kind }
                 }
                 None => What::Tables,
             },
-            Chunk::Audio { pts } => What::Audio(pts),
+            Chunk::Audio { pts, .. } => What::Audio(pts),
             Chunk::Tables => What::Tables,
         };
         self.send(Piece::Bytes(bytes, what));
