@@ -45,9 +45,18 @@ pub fn arguments_of(command: Command, wanted: impl Fn(&str) -> bool) -> Command 
 /// # Errors
 /// The exit code to leave with.
 pub fn load(matches: &ArgMatches) -> Result<Loaded, ExitCode> {
-    let names = SETTINGS.iter().map(config::Setting::flag).chain(["config".to_owned()]);
+    load_of(matches, |_| true)
+}
+
+/// As [`load`], for a command of [`arguments_of`]: other settings keep to environment and file.
+///
+/// # Errors
+/// The exit code to leave with.
+pub fn load_of(matches: &ArgMatches, wanted: impl Fn(&str) -> bool) -> Result<Loaded, ExitCode> {
+    let settings = SETTINGS.iter().filter(|setting| wanted(setting.key));
+    let names = settings.map(config::Setting::flag).chain(["config".to_owned()]);
     let flags: BTreeMap<String, String> =
-        names.filter_map(|name| Some((matches.try_get_one::<String>(&name).ok()??.clone(), name))).map(|(value, name)| (name, value)).collect();
+        names.filter_map(|name| matches.get_one::<String>(&name).cloned().map(|value| (name, value))).collect();
     // A variable that is no text cannot be one of ours.
     let variables: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

@@ -142,7 +142,7 @@ fn decode(
         shared.busy[DECODE].set(now);
         if shared.format() != format {
             format = shared.format();
-            input.set_target(size, format);
+            let _ = input.set_target(size, format);
         }
         let result = match piece {
             Piece::Begin(seq) => {

@@ -60,11 +60,16 @@ pub(super) fn command() -> Command {
             .value_parser(value_parser!(u32).range(1..)),
         text("limit", "N", "End after this many frames.").value_parser(value_parser!(u64).range(1..)),
     ]);
-    settings::arguments_of(command, |key| !key.starts_with("serve.") && !key.starts_with("trickle."))
+    settings::arguments_of(command, wanted)
+}
+
+/// The settings that mean something here.
+fn wanted(key: &str) -> bool {
+    key == "engine.models" || ["media.", "inference.", "log."].iter().any(|group| key.starts_with(group))
 }
 
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    let loaded = match settings::load(matches) {
+    let loaded = match settings::load_of(matches, wanted) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
@@ -158,22 +163,22 @@ impl Job {
         Ok((pipeline, checked))
     }
 
-    fn source(&self, config: &engine::Config, stop: &Arc<AtomicBool>) -> Result<Box<dyn Source>, ProcessError> {
+    fn source(&self) -> Result<Box<dyn Source>, ProcessError> {
         if !self.is_raw(&self.input) {
             if self.size.is_some() || self.rate.is_some() {
                 return Err(ProcessError::Usage("--size and --fps are for raw input only".into()));
             }
-            return Ok(Box::new(VideoSource::open(&self.input, config, self.repeat, stop.clone())?));
+            return Ok(Box::new(VideoSource::open(&self.input, self.repeat)?));
         }
         let size = self.size.ok_or_else(|| ProcessError::Usage("raw input needs --size WxH".into()))?;
         Ok(Box::new(RawSource::open(&self.input, size, self.rate.unwrap_or_default(), self.repeat)?))
     }
 
-    fn sink(&self, size: Size, fps: Option<f64>, config: &engine::Config) -> Result<Box<dyn Sink>, ProcessError> {
+    fn sink(&self, size: Size, source: &dyn Source, config: &engine::Config) -> Result<Box<dyn Sink>, ProcessError> {
         if self.is_raw(&self.output) {
             return Ok(Box::new(RawSink::create(&self.output)?));
         }
-        Ok(Box::new(VideoSink::create(&self.output, size, fps, config)?))
+        Ok(Box::new(VideoSink::create(&self.output, size, source.fps(), source.audio(), config)?))
     }
 }
 
@@ -181,9 +186,9 @@ impl Job {
 ///
 /// # Errors
 /// [`ProcessError`]. The output is made only when the input is open and the pipeline loaded.
-pub fn process(job: &Job, config: &engine::Config, stop: &Arc<AtomicBool>) -> Result<Summary, ProcessError> {
+pub fn process(job: &Job, config: &engine::Config, stop: &AtomicBool) -> Result<Summary, ProcessError> {
     let (pipeline, checked) = job.pipeline()?;
-    let mut source = job.source(config, stop)?;
+    let mut source = job.source()?;
     writable(&job.input, &job.output)?;
     let size = checked.size;
     match source.size() {
@@ -206,7 +211,7 @@ pub fn process(job: &Job, config: &engine::Config, stop: &Arc<AtomicBool>) -> Re
     if stop.load(Ordering::Relaxed) {
         return Ok(Summary { stopped: true, ..Summary::default() });
     }
-    let mut sink = job.sink(size, source.fps(), config)?;
+    let mut sink = job.sink(size, &*source, config)?;
     stages::run(&mut *source, &mut *processor, &mut *sink, (size, &pool), job.limit, stop)
 }
 

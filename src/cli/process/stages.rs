@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::error::ProcessError;
 use super::progress::Progress;
 use crate::frame::{FramePool, PixelFormat, Size, Timestamp, VideoFrame};
-use crate::media::AudioPacket;
+use crate::media::{AudioPacket, AudioTrack};
 use crate::pipeline::FrameProcessor;
 
 /// Items that may wait before the model, and before the writer.
@@ -69,6 +69,11 @@ pub trait Source: Send {
 
     /// Frames a second, if that is known beforehand.
     fn fps(&self) -> Option<f64>;
+
+    /// Its audio, if it has any.
+    fn audio(&self) -> Option<AudioTrack> {
+        None
+    }
 
     /// Gives everything to `give`, until that returns false.
     ///
