@@ -10,9 +10,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::outbox::{Meta, Next, Picture};
-use super::shared::{ENCODE, Shared};
+use super::shared::{ENCODE, Shared, Streams};
 use crate::frame::{PixelFormat, Size, Stamps, Timestamp, VideoFrame};
-use crate::media::{AudioHold, Chunk, MediaError, Output, OutputConfig, SegmentSink, VideoOut};
+use crate::media::{AudioHold, Chunk, HoldConfig, MediaError, Output, OutputConfig, SegmentSink, VideoOut};
 use crate::metering::{Kind, Place};
 use crate::pipeline::overlay::Overlay;
 use crate::trickle::{Publisher, SegmentWriter};
@@ -25,6 +25,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// A last good picture older than this is not shown behind the overlay.
 const BACKGROUND: Duration = Duration::from_secs(5);
+
+/// Longer than any patience of the hold: releases everything.
+const AT_THE_END: Duration = Duration::from_secs(3600);
 
 /// A piece of the output channel.
 #[derive(Debug)]
@@ -80,7 +83,15 @@ pub fn spawn_encoder(
         tracing::info!(session = shared.id, "Encoding {size} with {}.", output.encoder_name());
         output.resume_after(resume_after.0, resume_after.1);
         let sink = Sink { shared: shared.clone(), pieces, video: None, open: false };
-        let mut encoder = Encoder { shared, output, hold: AudioHold::new(Default::default()), sink, size, kept: None, overlay: None };
+        let mut encoder = Encoder {
+            shared,
+            output,
+            hold: AudioHold::new(HoldConfig::default()),
+            sink,
+            size,
+            kept: None,
+            overlay: None,
+        };
         if let Err(error) = encoder.run() {
             encoder.shared.fail("encode", format!("The encoder failed: {error}"));
             encoder.shared.cancel.cancel();
@@ -106,6 +117,9 @@ impl Encoder {
             if self.shared.cancel.is_cancelled() {
                 return Ok(());
             }
+            if let Some(Streams { video, audio }) = self.shared.streams.take() {
+                self.output.announce(video, audio);
+            }
             let now = Instant::now();
             self.shared.busy[ENCODE].set(now);
             let result = match next {
@@ -116,9 +130,8 @@ impl Encoder {
                 Next::Video(picture) => self.video(picture).and_then(|()| self.release(now)),
                 Next::Nothing => self.release(now),
                 Next::Closed => {
-                    while let Some(packet) = self.hold.take(Instant::now() + Duration::from_secs(3600)) {
-                        self.output.audio(&packet, &mut self.sink)?;
-                    }
+                    // No picture comes any more that the held audio could wait for.
+                    self.release(now + AT_THE_END)?;
                     self.output.finish(&mut self.sink)?;
                     self.shared.busy[ENCODE].clear();
                     return Ok(());

@@ -76,6 +76,15 @@ impl<T> Latest<T> {
     }
 }
 
+/// Which streams the input has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Streams {
+    /// Whether there is video.
+    pub video: bool,
+    /// Channels of the audio, 0 if the tables do not say; `None` without audio.
+    pub audio: Option<u8>,
+}
+
 /// Something that went wrong in a session and that its owner should hear of.
 #[derive(Clone, Debug)]
 pub struct Fault {
@@ -99,6 +108,8 @@ pub struct Shared {
     pub input: Fresh<VideoFrame>,
     /// Pictures and audio on their way to the encoder; loss point B.
     pub output: Outbox,
+    /// The input's streams, when they became known or changed.
+    pub streams: Latest<Streams>,
     /// Parameters that the model has not seen yet.
     pub params: Latest<Checked>,
     /// The engine's picture buffers.
@@ -170,6 +181,7 @@ impl Shared {
             reading: CancellationToken::new(),
             input: Fresh::new(INPUT_QUEUE),
             output: Outbox::new(),
+            streams: Latest::default(),
             params: Latest::default(),
             pool,
             model_ready: AtomicBool::new(false),
