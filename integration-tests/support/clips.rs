@@ -9,6 +9,8 @@ use bytes::Bytes;
 /// What a clip is like.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Clip {
+    /// FFmpeg's source of pictures, such as `testsrc2` or `color=c=0x2060c0`.
+    pub source: &'static str,
     /// `WIDTHxHEIGHT`; empty for no video.
     pub size: &'static str,
     /// Pictures a second.
@@ -25,7 +27,7 @@ pub struct Clip {
 
 impl Default for Clip {
     fn default() -> Self {
-        Self { size: "320x240", fps: 30, seconds: 6, segment: 2, audio: "aac", b_frames: 0 }
+        Self { source: "testsrc2", size: "320x240", fps: 30, seconds: 6, segment: 2, audio: "aac", b_frames: 0 }
     }
 }
 
@@ -38,12 +40,17 @@ impl Clip {
         made.entry(self.clone()).or_insert_with(|| Arc::new(self.make())).clone()
     }
 
+    fn video(&self) -> String {
+        let join = if self.source.contains('=') { ':' } else { '=' };
+        format!("{}{join}size={}:rate={}", self.source, self.size, self.fps)
+    }
+
     fn make(&self) -> Vec<Bytes> {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("ffmpeg");
         command.args(["-v", "error", "-nostdin"]);
         if !self.size.is_empty() {
-            command.args(["-f", "lavfi", "-i", &format!("testsrc2=size={}:rate={}", self.size, self.fps)]);
+            command.args(["-f", "lavfi", "-i", &self.video()]);
         }
         if !self.audio.is_empty() {
             command.args(["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]);
@@ -90,7 +97,7 @@ pub fn decodes(bytes: &[u8]) {
     assert_eq!(errors, "", "ffmpeg");
 }
 
-/// The first picture at or after `second`, as mean RGB of its `size` after scaling.
+/// Mean red, green and blue of picture number `picture`.
 pub fn mean_rgb(bytes: &[u8], picture: usize) -> [f64; 3] {
     let select = format!("select=eq(n\\,{picture}),scale=8:8:flags=area");
     let arguments =

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use weir::trickle::{Begin, Client, Config, Publisher, Server, ServerConfig, Start, Subscriber};
+use weir::trickle::{Begin, Client, Config, Publisher, Server, ServerConfig, Start, Subscriber, TrickleError};
 
 use super::runner::{Runner, start_request};
 use super::{LONG, ts, until};
@@ -119,6 +119,28 @@ impl Channel {
     }
 }
 
+/// Feeding in the background; ends when dropped.
+pub struct Feeding(JoinHandle<Publisher>);
+
+impl Drop for Feeding {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn feed(input: &mut Publisher, segment: &Bytes, takes: Duration) -> Result<(), TrickleError> {
+    let pieces = (takes.as_millis() / 33).max(1) as usize;
+    let piece = segment.len().div_ceil(pieces).max(1);
+    let began = tokio::time::Instant::now();
+    let mut writer = input.begin().await?;
+    for (index, bytes) in segment.chunks(piece).enumerate() {
+        tokio::time::sleep_until(began + takes * index as u32 / pieces as u32).await;
+        writer.write(segment.slice_ref(bytes)).await?;
+    }
+    tokio::time::sleep_until(began + takes).await;
+    writer.finish().await.map(drop)
+}
+
 /// The four channels of a stream.
 pub struct Stream {
     server: Server,
@@ -153,16 +175,7 @@ impl Stream {
 
     /// Publishes a segment over `takes`, in pieces.
     pub async fn feed(&mut self, segment: &Bytes, takes: Duration) {
-        let pieces = (takes.as_millis() / 33).max(1) as usize;
-        let piece = segment.len().div_ceil(pieces).max(1);
-        let began = tokio::time::Instant::now();
-        let mut writer = self.input.as_mut().unwrap().begin().await.unwrap();
-        for (index, bytes) in segment.chunks(piece).enumerate() {
-            tokio::time::sleep_until(began + takes * index as u32 / pieces as u32).await;
-            writer.write(segment.slice_ref(bytes)).await.unwrap();
-        }
-        tokio::time::sleep_until(began + takes).await;
-        writer.finish().await.unwrap();
+        feed(self.input.as_mut().unwrap(), segment, takes).await.unwrap();
     }
 
     /// Publishes segments of `takes` each, one after another.
@@ -170,6 +183,19 @@ impl Stream {
         for segment in segments {
             self.feed(segment, takes).await;
         }
+    }
+
+    /// As [`Self::feed_all`], while the test does something else. Stops when the channel is gone.
+    pub fn feed_behind(&mut self, segments: Arc<Vec<Bytes>>, takes: Duration) -> Feeding {
+        let mut input = self.input.take().unwrap();
+        Feeding(tokio::spawn(async move {
+            for segment in segments.iter() {
+                if feed(&mut input, segment, takes).await.is_err() {
+                    break;
+                }
+            }
+            input
+        }))
     }
 
     /// Sends a control message; returns its number.
