@@ -155,6 +155,11 @@ fn open_as(name: &str, config: &EncodeConfig, size: Size, color: Color) -> Resul
         threads,
         global_header: config.global_header,
         max_rate,
+        gop: match name {
+            "ffv1" => 1,
+            _ if config.live => u32::MAX,
+            _ => 250,
+        },
         options: &options,
     })
 }

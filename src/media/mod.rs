@@ -17,23 +17,29 @@ mod decode;
 mod encode;
 mod error;
 mod ffi;
+mod file;
 mod frames;
 mod h264;
 mod hold;
 mod input;
+mod jpeg;
 mod output;
 mod packet;
+pub mod pattern;
 mod rate;
 mod transcode;
 pub mod ts;
 
 pub use config::*;
 pub use error::{Damage, DropReason, InputEvent, MediaError, StreamInfo};
+pub use file::{AudioTrack, FileInfo, FileReader, FileWriter, MediaItem, Quality, Recorder, Stopper, WriteConfig};
 pub use frames::FrameConverter;
 pub use hold::{AudioHold, HoldConfig, HoldStats};
 pub use input::{Input, InputConfig, InputSink, InputStats};
+pub use jpeg::JpegEncoder;
 pub use output::{Chunk, Output, OutputConfig, OutputStats, SegmentSink, VideoOut};
 pub use packet::{AudioPacket, PacketCodec};
+pub use pattern::{Pattern, Tone};
 
 /// Lets FFmpeg write its own errors to standard error (`true`); without it they come back as [`MediaError`] only.
 pub fn log_ffmpeg_errors(on: bool) {

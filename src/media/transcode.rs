@@ -158,7 +158,6 @@ pub(super) struct Transcoder {
     samples: Samples,
     resampler: Resampler,
     coder: AudioCoder,
-    channels: u8,
     /// Time of the next decoded sample, and the fraction of it as samples since an exact one.
     expected: Option<(i64, i64, u32)>,
     undecodable: u64,
@@ -183,15 +182,14 @@ impl Transcoder {
             samples: Samples::empty(),
             resampler: Resampler::new(RATE, channels),
             coder: AudioCoder::new(codec, channels, kbps)?,
-            channels,
             expected: None,
             undecodable: 0,
         })
     }
 
-    /// Channels of the output.
-    pub fn channels(&self) -> u8 {
-        self.channels
+    /// Channels of the output, and its codec's header.
+    pub fn output(&self) -> (u8, Bytes) {
+        (self.coder.channels, self.coder.config.clone())
     }
 
     /// Packets that the decoder refused.

@@ -195,6 +195,8 @@ pub(in crate::media) struct VideoEncoderSpec<'a> {
     pub global_header: bool,
     /// Ceiling in bits a second; 0 for none.
     pub max_rate: u64,
+    /// Pictures between key pictures at most, those asked for aside.
+    pub gop: u32,
     /// Options in FFmpeg's words; one that the encoder does not know is an error.
     pub options: &'a [(&'a str, &'a str)],
 }
@@ -228,7 +230,7 @@ impl VideoEncoder {
         c.pix_fmt = spec.format;
         c.time_base = sys::AVRational { num: 1, den: 90_000 };
         c.framerate = sys::AVRational { num: (spec.fps.clamp(1.0, 1000.0) * 1000.0).round() as c_int, den: 1000 };
-        c.gop_size = 1 << 20;
+        c.gop_size = spec.gop.min(1 << 20) as c_int;
         c.max_b_frames = 0;
         c.thread_count = spec.threads.max(1) as c_int;
         if spec.max_rate > 0 {

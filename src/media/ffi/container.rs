@@ -104,6 +104,32 @@ pub(in crate::media) struct ReadPacket<'a> {
     pub duration: i64,
 }
 
+/// Makes libavdevice's inputs known to libavformat. The library is loaded now, since few ever need it.
+///
+/// # Errors
+/// The names that were tried.
+pub(in crate::media) fn register_devices() -> Result<(), String> {
+    static DONE: std::sync::OnceLock<Result<(), String>> = std::sync::OnceLock::new();
+    DONE.get_or_init(|| {
+        init();
+        // libavdevice and libavformat of one release carry the same major number.
+        // SAFETY: a pure function.
+        let major = unsafe { sys::avformat_version() } >> 16;
+        let name = format!("libavdevice.so.{major}");
+        // SAFETY: loading runs the library's initialisers, which FFmpeg keeps free of side effects; the function has this
+        // signature in every release. The library is leaked, since libavformat keeps pointers into it.
+        unsafe {
+            let library = libloading::Library::new(&name).map_err(|e| e.to_string())?;
+            let register: libloading::Symbol<'_, unsafe extern "C" fn()> =
+                library.get(b"avdevice_register_all").map_err(|e| e.to_string())?;
+            register();
+            std::mem::forget(library);
+        }
+        Ok(())
+    })
+    .clone()
+}
+
 /// An open input.
 pub(in crate::media) struct Reader {
     context: *mut sys::AVFormatContext,

@@ -18,7 +18,7 @@ pub(in crate::media) use codec::{
     AudioDecoder, AudioEncoder, AudioEncoderSpec, Encoded, VideoDecoder, VideoDecoderSpec, VideoEncoder,
     VideoEncoderSpec,
 };
-pub(in crate::media) use container::{Kind, ReadPacket, Reader, StreamParams, Writer, WriterAudio, WriterVideo};
+pub(in crate::media) use container::{Kind, Reader, StreamParams, Writer, WriterAudio, WriterVideo, register_devices};
 pub(in crate::media) use data::{Picture, Samples};
 pub(in crate::media) use resample::Resampler;
 pub(in crate::media) use scale::{Image, ImageMut, Rect, Scaler};

@@ -25,11 +25,6 @@ impl Resampler {
         Self { context: ptr::null_mut(), input: (0, 0, -1), rate, channels }
     }
 
-    /// Samples a second of the output.
-    pub fn rate(&self) -> u32 {
-        self.rate
-    }
-
     /// Whether `samples` need another set-up than the one in use. What the resampler holds is lost by it, so take it
     /// with [`Self::drain`] before.
     pub fn changes(&self, samples: &Samples) -> bool {
@@ -53,15 +48,6 @@ impl Resampler {
         self.convert(ptr::null(), 0, out)?;
         self.close();
         Ok(())
-    }
-
-    /// Output samples that the filter holds back.
-    pub fn delay(&self) -> i64 {
-        if self.context.is_null() {
-            return 0;
-        }
-        // SAFETY: an initialised context.
-        unsafe { sys::swr_get_delay(self.context, i64::from(self.rate)) }
     }
 
     fn convert(&mut self, input: *const *mut u8, count: c_int, out: &mut Vec<f32>) -> Result<(), AvError> {

@@ -122,10 +122,10 @@ pub(crate) fn header(config: &[u8], size: usize) -> Option<[u8; 7]> {
     ])
 }
 
-/// Samples a second and channels of an AudioSpecificConfig.
-pub(crate) fn describe(config: &[u8]) -> Option<(u32, u8)> {
-    let index = (config.first()? & 7) << 1 | config.get(1)? >> 7;
-    Some((*RATES.get(usize::from(index))?, [2, 1, 2, 3, 4, 5, 6, 8][usize::from(config[1] >> 3 & 7)]))
+/// The AudioSpecificConfig of AAC-LC; `None` for a rate that has no index.
+pub(crate) fn config(rate: u32, channels: u8) -> Option<[u8; 2]> {
+    let index = RATES.iter().position(|&r| r == rate)? as u8;
+    Some([2 << 3 | index >> 1, (index & 1) << 7 | channels << 3])
 }
 
 #[cfg(test)]
@@ -141,7 +141,7 @@ mod tests {
         let header = header(&CONFIG, 100).expect("header");
         let adts = Adts::parse(&header).expect("parse");
         assert_eq!((adts.rate, adts.channels, adts.config, adts.length), (48_000, 2, CONFIG, 107));
-        assert_eq!(describe(&CONFIG), Some((48_000, 2)));
+        assert_eq!(config(48_000, 2), Some(CONFIG));
     }
 
     proptest! {
