@@ -420,7 +420,7 @@ async fn every_end_is_clean_and_the_next_stream_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_streams_leave_nothing_behind() {
-    let runner = Runner::idle("noop", &[("log-level", "info")]).await;
+    let runner = Runner::idle("noop", &[]).await;
     let orchestrator = Orchestrator::new().await;
     let clip = Clip { seconds: 2, segment: 1, ..Clip::default() }.segments();
     let one = async || {

@@ -1,7 +1,11 @@
 //! Tests of whole processes, real sockets and the whole path.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod layers;
 mod live;
 mod media;
 mod model;
+mod supervisor;
 mod support;
 mod trickle;

@@ -25,12 +25,14 @@ fn ffmpeg(args: &str) -> Vec<u8> {
 /// Runs `ffprobe` on `path` with `args`; its lines.
 fn ffprobe(args: &str, path: &Path) -> Vec<String> {
     let out = tool("ffprobe", &format!("-v error {args} -of csv=p=0 {}", path.display()));
-    String::from_utf8(out)
-        .unwrap()
-        .lines()
-        .map(|l| l.trim_end_matches(',').to_owned())
-        .filter(|l| !l.is_empty())
-        .collect()
+    let text = String::from_utf8(out).unwrap();
+    let mut lines: Vec<String> =
+        text.lines().map(|l| l.trim_end_matches(',').to_owned()).filter(|l| !l.is_empty()).collect();
+    if args.contains("stream=") && path.extension().is_some_and(|e| e == "ts") {
+        // Streams are listed under their program and once more.
+        lines.truncate(lines.len() / 2);
+    }
+    lines
 }
 
 fn tool(name: &str, args: &str) -> Vec<u8> {

@@ -72,7 +72,7 @@ fn no_audio_packet_is_lost_between_codecs() {
 fn the_tone_is_still_where_it_was() {
     // A click in the sound and one in the time stamps would both show as a wrong count of periods.
     let dir = tempfile::tempdir().unwrap();
-    for codec in [AudioCodec::Opus, AudioCodec::Aac] {
+    for codec in [AudioCodec::Aac, AudioCodec::Opus] {
         let path = write(&dir, "tone.ts", &with_audio(codec, 150).all());
         let raw = ffmpeg(&format!("-i {} -map 0:a -f f32le -ac 1 -ar 48000 -", path.display()));
         let samples: Vec<f32> = raw.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
@@ -80,7 +80,7 @@ fn the_tone_is_still_where_it_was() {
         let crossings = steady.windows(2).filter(|w| w[0] < 0.0 && w[1] >= 0.0).count();
         assert!((1759..=1761).contains(&crossings), "{codec:?}: {crossings}");
         let peak = steady.iter().fold(0f32, |m, s| m.max(s.abs()));
-        assert!((0.2..0.3).contains(&peak), "{codec:?}: {peak}");
+        assert!((0.30..0.40).contains(&peak), "{codec:?}: {peak}");
     }
 }
 
@@ -198,7 +198,7 @@ fn rgb_frames_are_converted_by_their_colour() {
     use weir::frame::{Color, FrameBuf, Matrix};
     for (matrix, name) in [(Matrix::Bt601, "smpte170m"), (Matrix::Bt709, "bt709")] {
         let (mut out, mut sink) = (output(SIZE, |c| c.video_crf = 1), Segments::default());
-        for number in 0..3 {
+        for number in 0..30 {
             let mut frame = Pattern::new(SIZE, 30.0).unwrap().owned_frame(number);
             frame.format = PixelFormat::Rgb24;
             frame.color = Color { matrix, full_range: false, tagged: true };
@@ -212,7 +212,7 @@ fn rgb_frames_are_converted_by_their_colour() {
         let mut config = input_config(SIZE);
         config.format = PixelFormat::Rgb24;
         let (got, ..) = read_segments(config, &[&sink.all()], 4096);
-        let middle = &got.frames[2].data[SIZE.pixels() as usize / 2 * 3..][..3];
+        let middle = &got.frames[29].data[SIZE.pixels() as usize / 2 * 3..][..3];
         for (have, want) in middle.iter().zip([200u8, 40, 90]) {
             assert!(have.abs_diff(want) <= 3, "{name}: {middle:?}");
         }

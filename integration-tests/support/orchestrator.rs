@@ -93,7 +93,7 @@ impl Channel {
         let mut subscriber = Subscriber::new(client, url, Start::Seq(0)).unwrap();
         let kept = seen.clone();
         let task = tokio::spawn(async move {
-            while let Ok(Some(segment)) = subscriber.next().await {
+            while let Ok(Some(mut segment)) = subscriber.next().await {
                 let seq = segment.seq();
                 if let Ok(Some(bytes)) = segment.document(256 << 20).await {
                     kept.lock().unwrap().push((seq, bytes));

@@ -62,7 +62,7 @@ impl Runner {
     /// Starts a runner, and waits for its port.
     pub async fn start(pipeline: &str, settings: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-        command.args(["serve", "--host=127.0.0.1", "--port=0", "--log-level=debug"]);
+        command.args(["serve", "--host=127.0.0.1", "--port=0", "--log-level=info"]);
         command.arg(format!("--model-id={pipeline}"));
         command.args(settings.iter().map(|(name, value)| format!("--{name}={value}")));
         for (name, _) in std::env::vars_os() {

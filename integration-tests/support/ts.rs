@@ -38,7 +38,7 @@ pub fn read(bytes: &Bytes) -> Segment {
     let mut counters = [None::<u8>; 8192];
     let mut unit: Vec<u8> = Vec::new();
     let mut time = (0, 0);
-    let mut flush = |unit: &mut Vec<u8>, time: (i64, i64), found: &mut Segment| {
+    let flush = |unit: &mut Vec<u8>, time: (i64, i64), found: &mut Segment| {
         if !unit.is_empty() {
             let kinds = nal_kinds(unit);
             let at = |kind| kinds.iter().position(|&k| k == kind);

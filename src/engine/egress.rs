@@ -70,7 +70,9 @@ pub fn spawn_encoder(
     pieces: mpsc::Sender<Piece>,
     resume_after: (Option<Timestamp>, Option<Timestamp>),
 ) -> std::io::Result<JoinHandle<()>> {
+    let stream = tracing::Span::current();
     std::thread::Builder::new().name("weir-encode".into()).spawn(move || {
+        let _stream = stream.entered();
         let size = config.size;
         let mut output = match Output::new(config) {
             Ok(output) => output,

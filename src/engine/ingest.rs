@@ -113,7 +113,9 @@ pub fn spawn_decoder(
     pieces: mpsc::Receiver<Piece>,
     resume_after: Option<Timestamp>,
 ) -> std::io::Result<JoinHandle<()>> {
+    let stream = tracing::Span::current();
     std::thread::Builder::new().name("weir-decode".into()).spawn(move || {
+        let _stream = stream.entered();
         decode(&shared, config, pieces, resume_after);
         shared.output.close_audio();
         shared.input.close();

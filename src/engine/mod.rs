@@ -21,6 +21,7 @@
 //! | session → events ([`events::Events`]) | 64 events | the newest is dropped and counted |
 //! | engine → supervisor | 256 messages | progress messages are dropped, others wait |
 
+mod abandon;
 mod config;
 pub mod control;
 pub mod egress;

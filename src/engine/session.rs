@@ -194,13 +194,13 @@ impl Updater {
         let checked = self.shared.pipeline.check(&params)?;
         let (old, new) = (current.checked.size, checked.size);
         if old != new {
-            let field = if old.width != new.width { "width" } else { "height" };
+            // The text is the contract's, whole.
             let reason = format!(
                 "Cannot change output resolution mid-stream (Current resolution: ({}, {}) requested resolution: \
                  ({}, {})). Output resolution (e.g. upscalers) can only be configured when starting a new stream.",
                 old.width, old.height, new.width, new.height
             );
-            return Err(ParamError { field: field.into(), reason });
+            return Err(ParamError { field: String::new(), reason });
         }
         *current = Current::new(checked.clone());
         tracing::info!(session = self.shared.id, hash = current.hash, "New parameters are accepted.");
@@ -208,6 +208,7 @@ impl Updater {
         self.shared.last_params.set(Instant::now());
         self.shared.params.put(checked);
         self.shared.input.wake();
+        self.shared.changed.notify_one();
         Ok(())
     }
 }
@@ -362,7 +363,14 @@ impl Session {
         };
         let bad = move |reason| shared.fail("params", reason);
         let position = move |seq| position.control_seq.store(seq, std::sync::atomic::Ordering::Relaxed);
-        async move { (Role::Control, Some(control::read(subscriber, max, update, bad, position).await)) }
+        let stop = self.shared.reading.clone();
+        async move {
+            let reason = tokio::select! {
+                reason = control::read(subscriber, max, update, bad, position) => reason,
+                () = stop.cancelled() => "reading was stopped".into(),
+            };
+            (Role::Control, Some(reason))
+        }
     }
 
     /// Runs until something ends the session.
@@ -403,6 +411,12 @@ impl Session {
                     }
                     Err(error) => return End { reason: format!("a task failed: {error}"), fault: true, drain: false },
                 },
+                () = self.shared.changed.notified() => {
+                    // An engine that is replaced this moment must know of the parameters that were accepted the moment before.
+                    self.report_faults(watch);
+                    let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    self.report(watch, &current);
+                }
                 now = look.tick() => {
                     let now = now.into_std();
                     self.report_faults(watch);

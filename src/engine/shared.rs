@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::fresh::Fresh;
@@ -110,6 +111,8 @@ pub struct Shared {
     pub output: Outbox,
     /// The input's streams, when they became known or changed.
     pub streams: Latest<Streams>,
+    /// Wakes the session: something that its owner should hear of at once has changed.
+    pub changed: Notify,
     /// Parameters that the model has not seen yet.
     pub params: Latest<Checked>,
     /// The engine's picture buffers.
@@ -182,6 +185,7 @@ impl Shared {
             input: Fresh::new(INPUT_QUEUE),
             output: Outbox::new(),
             streams: Latest::default(),
+            changed: Notify::new(),
             params: Latest::default(),
             pool,
             model_ready: AtomicBool::new(false),
@@ -220,6 +224,7 @@ impl Shared {
         self.metrics.errors.with_label_values(&[stage]).inc();
         self.last_error.set(Instant::now());
         self.fault.put(Fault { stage, message });
+        self.changed.notify_one();
     }
 
     /// True while the model takes frames.

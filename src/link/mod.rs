@@ -89,6 +89,18 @@ pub enum ToEngine {
         /// `engine::Config` as JSON.
         config: Value,
     },
+    /// Tell the network that these sessions are lost and delete their output and events channels, then exit. In place of
+    /// `Load`, when engines failed too often.
+    Abandon {
+        /// The sessions.
+        requests: Vec<StreamRequest>,
+        /// Name of the pipeline.
+        pipeline: String,
+        /// `engine::Config` as JSON.
+        config: Value,
+        /// Why.
+        message: String,
+    },
     /// Check `request` and start it. Answered at once; the work begins after the answer.
     Start {
         /// Of the reply.
@@ -143,7 +155,7 @@ pub enum Outcome {
     Accepted,
     /// A parameter is wrong; nothing changed.
     BadParams {
-        /// Which one, as a dotted path.
+        /// Which one, as a dotted path; empty where the reason says it all.
         field: String,
         /// Why.
         reason: String,

@@ -9,6 +9,9 @@ use crate::frame::{Color, PixelFormat, Size, Timestamp, VideoFrame};
 /// Larger pictures are encoded by several threads, slice by slice.
 const ONE_THREAD_PIXELS: u64 = 1280 * 720;
 
+/// Encoders that are done with a picture when the call returns, so that they may read our memory.
+const READS_IN_PLACE: [&str; 2] = ["libx264", "h264_nvenc"];
+
 /// What is to be encoded, and how.
 #[derive(Clone, Debug)]
 pub(super) struct EncodeConfig {
@@ -89,7 +92,7 @@ impl Encode {
         key: bool,
         out: &mut dyn FnMut(Encoded<'_>),
     ) -> Result<(), MediaError> {
-        if frame.format == PixelFormat::I420 && self.format() == AVPixelFormat::AV_PIX_FMT_YUV420P {
+        if frame.format == PixelFormat::I420 && READS_IN_PLACE.contains(&self.encoder.name()) {
             return self.encoder.encode_i420(&frame.data, time, key, out);
         }
         let picture = match &mut self.picture {
@@ -99,20 +102,25 @@ impl Encode {
                     .map_err(|e| codec_error("a picture for the encoder", e))?,
             ),
         };
-        let image = Image { data: &frame.data, size: frame.size, format: frame.format };
-        self.scaler
-            .image_to_picture(&image, frame.color, picture, frame.color)
-            .map_err(|e| codec_error("conversion for the encoder", e))?;
+        picture.make_writable().map_err(|e| codec_error("a picture for the encoder", e))?;
+        if frame.format == PixelFormat::I420 {
+            let (w, h) = (frame.size.width as usize, frame.size.height as usize);
+            for (index, plane) in frame.planes().into_iter().enumerate() {
+                let (bytes, rows) = if index == 0 { (w, h) } else { (w / 2, h / 2) };
+                picture.fill(index, bytes, rows, plane);
+            }
+        } else {
+            let image = Image { data: &frame.data, size: frame.size, format: frame.format };
+            self.scaler
+                .image_to_picture(&image, frame.color, picture, frame.color)
+                .map_err(|e| codec_error("conversion for the encoder", e))?;
+        }
         self.encoder.encode_picture(picture, time, key, out)
     }
 
     /// Gives out what the encoder holds and ends it.
     pub fn finish(&mut self, out: &mut dyn FnMut(Encoded<'_>)) -> Result<(), MediaError> {
         self.encoder.finish(out)
-    }
-
-    fn format(&self) -> AVPixelFormat {
-        AVPixelFormat::AV_PIX_FMT_YUV420P
     }
 }
 

@@ -19,6 +19,8 @@ mod error;
 mod ffi;
 mod file;
 mod frames;
+#[doc(hidden)]
+pub mod fuzz;
 mod h264;
 mod hold;
 mod input;

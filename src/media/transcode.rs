@@ -36,7 +36,11 @@ impl AudioCoder {
             PacketCodec::Aac => "aac",
         };
         let channels = channels.clamp(1, 2);
-        let options: &[(&str, &str)] = if codec == PacketCodec::Opus { &[("application", "audio")] } else { &[] };
+        // The AAC encoder's default search leaves clicks in plain tones.
+        let options: &[(&str, &str)] = match codec {
+            PacketCodec::Opus => &[("application", "audio")],
+            PacketCodec::Aac => &[("aac_coder", "fast")],
+        };
         let encoder = AudioEncoder::open(&AudioEncoderSpec {
             name,
             rate: RATE,

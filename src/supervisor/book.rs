@@ -155,10 +155,18 @@ impl Book {
         self.engine == Engine::Warm
     }
 
+    /// Why the engine was given up; `None` while it was not.
+    pub fn failed(&self) -> Option<String> {
+        match &self.engine {
+            Engine::Failed(message) => Some(message.clone()),
+            _ => None,
+        }
+    }
+
     /// Takes a slot for a start request.
     pub fn reserve(&mut self, now: Instant) -> Result<u64, Refusal> {
-        if let Engine::Failed(message) = &self.engine {
-            return Err(Refusal::Failed(message.clone()));
+        if let Some(message) = self.failed() {
+            return Err(Refusal::Failed(message));
         }
         if self.ending {
             return Err(Refusal::Ending);
@@ -271,6 +279,11 @@ impl Book {
         }
         self.engine = Engine::Loading("restarting".into());
         self.refresh(now);
+    }
+
+    /// The orders of the sessions that run.
+    pub fn orders(&self) -> Vec<StreamRequest> {
+        self.sessions.values().map(|session| (*session.request).clone()).collect()
     }
 
     /// The engine is given up for good. Every session is over.
@@ -419,8 +432,7 @@ impl Book {
         let loading = self.ending || !self.warm() || self.sessions.values().any(reloading);
         self.loading_since = if loading { self.loading_since.or(Some(now)) } else { None };
         let loading_for = self.loading_since.map(|since| now.saturating_duration_since(since));
-        let failed = matches!(self.engine, Engine::Failed(_));
-        let word = health::word(failed, self.admission.occupied(), loading_for);
+        let word = health::word(matches!(self.engine, Engine::Failed(_)), self.admission.occupied(), loading_for);
         if word != self.word {
             info!(old_state = self.word.as_str(), new_state = word.as_str(), "Pipeline state changed.");
             self.word = word;
@@ -445,3 +457,156 @@ impl Session {
 
 /// Time that a stopped session has until its slot is free in any case, beyond what the engine itself allows.
 pub(super) const STOP_SLACK: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const READY: FromEngine = FromEngine::Phase(Phase::Ready { load_ms: 1 });
+
+    /// A book with a warm engine and one session, and the time.
+    fn running() -> (Book, u64, Instant) {
+        let now = Instant::now();
+        let mut book = Book::new("noop", 1, now);
+        book.engine_said(READY, now);
+        let session = book.reserve(now).expect("a slot");
+        let (waiter, _answer) = oneshot::channel();
+        let id = book.expect(start(session, waiter)).expect("a number");
+        book.engine_said(FromEngine::Reply { id, outcome: Outcome::Accepted }, now);
+        (book, session, now)
+    }
+
+    fn start(session: u64, waiter: oneshot::Sender<Outcome>) -> Pending {
+        Pending::Start { session, request: Box::default(), arrived_ms: 5, waiter }
+    }
+
+    fn report(session: u64, state: &str, control_seq: u64) -> FromEngine {
+        FromEngine::Session(SessionReport {
+            session,
+            state: state.into(),
+            status: json!({"state": state}),
+            params: Map::new(),
+            control_seq: Some(control_seq),
+        })
+    }
+
+    #[test]
+    fn a_crash_shows_loading_for_a_while_and_never_idle_or_error() {
+        let (mut book, _, now) = running();
+        assert_eq!(book.health(now).word, Word::Ok);
+        book.engine_gone(1, now);
+        assert_eq!(book.health(now).word, Word::Loading);
+        assert_eq!(book.health(now + health::LOADING_SHOWN).word, Word::Ok);
+        assert_eq!(book.status(None)["state"], "LOADING");
+        book.engine_said(READY, now);
+        assert_eq!(book.health(now).word, Word::Ok);
+    }
+
+    #[test]
+    fn what_the_next_engine_is_told_never_goes_back() {
+        let (mut book, session, now) = running();
+        for (video, control) in [(100, 3), (50, 2), (200, 4), (150, 1)] {
+            book.engine_said(FromEngine::Published { session, video_pts: Some(video), audio_pts: None }, now);
+            book.engine_said(report(session, "ONLINE", control), now);
+        }
+        book.engine_gone(4, now);
+        let messages = book.engine_there("why", &["line".into()], 77);
+        let [ToEngine::Start { session: 1, arrived_ms: 5, resume: Some(resume), .. }] = &messages[..] else {
+            panic!("{messages:?}")
+        };
+        let expected = Resume {
+            params: Map::new(),
+            restart_count: 4,
+            reason: "why".into(),
+            logs: vec!["line".into()],
+            restart_time_ms: 77,
+            start_time_ms: 5,
+            last_video_pts: Some(200),
+            last_audio_pts: None,
+            control_seq: Some(4),
+        };
+        assert_eq!(**resume, expected);
+    }
+
+    #[test]
+    fn a_session_that_was_told_to_stop_does_not_go_on_in_the_next_engine() {
+        let (mut book, session, now) = running();
+        book.close(session, now + STOP_SLACK);
+        book.engine_gone(1, now);
+        assert!(book.engine_there("", &[], 0).is_empty());
+        book.engine_said(READY, now);
+        assert_eq!(book.health(now).word, Word::Idle);
+    }
+
+    #[test]
+    fn a_late_yes_to_a_start_that_was_given_up_starts_nothing() {
+        let now = Instant::now();
+        let mut book = Book::new("noop", 1, now);
+        book.engine_said(READY, now);
+        let session = book.reserve(now).expect("a slot");
+        let (waiter, answer) = oneshot::channel();
+        let id = book.expect(start(session, waiter)).expect("a number");
+        drop(answer);
+        book.forget(id);
+        book.close(session, now + STOP_SLACK);
+        book.engine_said(FromEngine::Reply { id, outcome: Outcome::Accepted }, now);
+        assert_eq!((book.find(None), book.health(now).word), (None, Word::Ok));
+        book.engine_said(FromEngine::Ended { session, reason: String::new(), fault: false }, now);
+        assert_eq!(book.health(now).word, Word::Idle);
+    }
+
+    #[test]
+    fn too_many_questions_are_refused() {
+        let mut book = Book::new("noop", 1, Instant::now());
+        let ask = |book: &mut Book| book.expect(Pending::Text(oneshot::channel().0));
+        assert!((0..MOST_PENDING).all(|_| ask(&mut book).is_some()));
+        assert_eq!(ask(&mut book), None);
+        book.forget(1);
+        assert!(ask(&mut book).is_some());
+    }
+
+    proptest! {
+        /// Whatever the engine and the callers do, a slot in use is never called free, and nothing but giving up is an
+        /// error.
+        #[test]
+        fn the_word_never_lies(steps in proptest::collection::vec((0u8..10, 1u64..6), 0..120)) {
+            let mut now = Instant::now();
+            let mut book = Book::new("noop", 2, now);
+            let mut asked = Vec::new();
+            for (step, number) in steps {
+                now += Duration::from_secs(1);
+                match step {
+                    0 => drop(book.engine_said(READY, now)),
+                    1 => {
+                        if let Ok(session) = book.reserve(now) {
+                            let id = book.expect(start(session, oneshot::channel().0));
+                            asked.push(id.expect("room"));
+                        }
+                    }
+                    2 | 3 => {
+                        if let Some(id) = asked.pop() {
+                            let outcome = if step == 2 { Outcome::Accepted } else { Outcome::Busy };
+                            book.engine_said(FromEngine::Reply { id, outcome }, now);
+                        }
+                    }
+                    4 => drop(book.engine_said(report(number, "LOADING", number), now)),
+                    5 => drop(book.engine_said(report(number, "ERROR", number), now)),
+                    6 => drop(book.engine_said(FromEngine::Ended { session: number, reason: String::new(), fault: true }, now)),
+                    7 => book.close(number, now + STOP_SLACK),
+                    8 => book.engine_gone(1, now),
+                    _ => book.release_reserved(number, now),
+                }
+                let word = book.health(now).word;
+                prop_assert!(book.in_use() <= 2);
+                prop_assert!(word != Word::Error);
+                prop_assert!(book.in_use() == 0 || word != Word::Idle);
+                prop_assert!(book.in_use() > 0 || word != Word::Ok);
+                prop_assert_eq!(word == Word::Idle, book.in_use() == 0 && book.warm());
+                prop_assert!(book.sessions.keys().all(|&session| book.admission.holds(session)));
+            }
+        }
+    }
+}

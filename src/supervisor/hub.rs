@@ -189,8 +189,13 @@ impl Hub {
             self.metrics.sessions.set(book.in_use() as i64);
             self.metrics.warm.set(i64::from(book.warm()));
         }
-        let fresh = self.ask(SCRAPE_WAIT, Pending::Text, |id| ToEngine::Scrape { id }).await;
-        let engine = fresh.unwrap_or_else(|_| self.book().metrics_text());
+        // No engine, no wait.
+        let there = self.link.borrow().is_some();
+        let fresh = match there {
+            true => self.ask(SCRAPE_WAIT, Pending::Text, |id| ToEngine::Scrape { id }).await.ok(),
+            false => None,
+        };
+        let engine = fresh.unwrap_or_else(|| self.book().metrics_text());
         let mut text = self.metrics.text();
         if !text.ends_with('\n') {
             text.push('\n');
@@ -219,6 +224,9 @@ impl Hub {
         pending: impl FnOnce(oneshot::Sender<T>) -> Pending,
         message: impl FnOnce(u64) -> ToEngine,
     ) -> Result<T, HubError> {
+        if let Some(message) = self.book().failed() {
+            return Err(HubError::Refused(Refusal::Failed(message)));
+        }
         self.exchange(Instant::now() + wait, pending, message).await.map_err(|lost| match lost {
             Lost::Away | Lost::Died => HubError::Away,
             Lost::Slow(_) => HubError::Slow,

@@ -38,6 +38,7 @@ mod tail;
 
 pub use config::*;
 pub use engine::EngineCommand;
+pub(crate) use ffi::die_with_parent;
 
 /// Why the supervisor cannot run.
 #[derive(Debug, thiserror::Error)]

@@ -157,6 +157,12 @@ impl Demuxer {
         self.stats
     }
 
+    /// Bytes held for later.
+    pub fn held(&self) -> usize {
+        let tables = self.pat.held() + self.pmt.held();
+        self.carry.len() + tables + self.pes.iter().map(|p| p.bytes.len()).sum::<usize>()
+    }
+
     /// A new segment begins: counters may begin anew, tables are read again. What the last segment left unfinished is
     /// thrown away; call [`Self::segment_end`] first if it ended well.
     pub fn segment_start(&mut self) {

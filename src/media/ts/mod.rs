@@ -7,6 +7,8 @@ pub mod demux;
 pub(super) mod mux;
 pub(super) mod opus;
 mod section;
+#[cfg(test)]
+mod tests;
 
 /// Bytes of a transport packet.
 pub(crate) const PACKET: usize = 188;

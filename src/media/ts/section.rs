@@ -16,6 +16,11 @@ pub(super) struct Sections {
 }
 
 impl Sections {
+    /// Bytes held for later.
+    pub fn held(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub fn reset(&mut self) {
         self.bytes.clear();
         self.running = false;
