@@ -100,8 +100,23 @@ pub fn decodes(bytes: &[u8]) {
 /// Mean red, green and blue of picture number `picture`.
 pub fn mean_rgb(bytes: &[u8], picture: usize) -> [f64; 3] {
     let select = format!("select=eq(n\\,{picture}),scale=8:8:flags=area");
-    let arguments =
-        ["-v", "error", "-nostdin", "-i", "-", "-vf", &select, "-frames:v", "1", "-f", "rawvideo", "-pix_fmt", "rgb24", "-y", "/dev/stdout"];
+    let arguments = [
+        "-v",
+        "error",
+        "-nostdin",
+        "-i",
+        "-",
+        "-vf",
+        &select,
+        "-frames:v",
+        "1",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-y",
+        "/dev/stdout",
+    ];
     let (out, errors) = pipe("ffmpeg", &arguments, bytes);
     assert_eq!(out.len(), 192, "{errors}");
     let mut sums = [0.0; 3];

@@ -5,10 +5,12 @@
 
 pub mod clips;
 pub mod orchestrator;
+pub mod proxy;
 pub mod runner;
 pub mod ts;
 
-pub use orchestrator::{Orchestrator, Stream};
+pub use orchestrator::{Feeding, Orchestrator, Stream};
+pub use proxy::{Fault, Proxy};
 pub use runner::Runner;
 
 use std::time::{Duration, Instant};

@@ -46,9 +46,12 @@ impl Orchestrator {
     /// Makes the four channels of a stream.
     pub async fn stream(&self) -> Stream {
         let manifest = format!("{:08x}", self.next.fetch_add(1, Ordering::Relaxed));
-        for (suffix, mime) in
-            [("", "video/MP2T"), ("-out", "video/MP2T"), ("-control", "application/json"), ("-events", "application/json")]
-        {
+        for (suffix, mime) in [
+            ("", "video/MP2T"),
+            ("-out", "video/MP2T"),
+            ("-control", "application/json"),
+            ("-events", "application/json"),
+        ] {
             assert!(self.server.create(&format!("{manifest}{suffix}"), mime));
         }
         let url = |suffix: &str| format!("{}{manifest}{suffix}", self.base);
@@ -158,6 +161,13 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// As [`Self::request`], with the output somewhere else: `base` is the URL above its channel.
+    pub fn request_to(&self, model: &str, params: Option<Value>, base: &str) -> Value {
+        let mut request = self.request(model, params);
+        request["publish_url"] = format!("{base}{}-out", self.manifest).into();
+        request
+    }
+
     /// The start request of an orchestrator.
     pub fn request(&self, model: &str, params: Option<Value>) -> Value {
         start_request(&self.base, &self.manifest, model, params)
@@ -217,6 +227,11 @@ impl Stream {
         self.output.segments().iter().filter(|(_, bytes)| !bytes.is_empty()).map(|(_, bytes)| ts::read(bytes)).collect()
     }
 
+    /// As [`Self::output`], for streams whose segments may have broken off.
+    pub fn output_cut(&self) -> Vec<ts::Segment> {
+        self.output.segments().iter().map(|(_, bytes)| ts::read_cut(bytes)).collect()
+    }
+
     /// All output in one piece.
     pub fn output_bytes(&self) -> Vec<u8> {
         self.output.segments().iter().flat_map(|(_, bytes)| bytes.to_vec()).collect()
@@ -225,7 +240,11 @@ impl Stream {
     /// The events so far, whole documents.
     pub fn documents(&self) -> Vec<Value> {
         let segments = self.events.segments();
-        segments.iter().map(|(_, bytes)| serde_json::from_slice(bytes).expect("JSON")).collect()
+        segments
+            .iter()
+            .filter(|(_, bytes)| !bytes.is_empty())
+            .map(|(_, bytes)| serde_json::from_slice(bytes).expect("JSON"))
+            .collect()
     }
 
     /// The inner events of a type.

@@ -62,7 +62,7 @@ impl Runner {
     /// Starts a runner, and waits for its port.
     pub async fn start(pipeline: &str, settings: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-        command.args(["serve", "--host=127.0.0.1", "--port=0", "--log-level=info"]);
+        command.args(["serve", "--host=127.0.0.1", "--port=0"]);
         command.arg(format!("--model-id={pipeline}"));
         command.args(settings.iter().map(|(name, value)| format!("--{name}={value}")));
         for (name, _) in std::env::vars_os() {
@@ -76,7 +76,9 @@ impl Runner {
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, kept) = (BufReader::new(child.stderr.take().unwrap()), log.clone());
         // Ends with the pipe, which the runner and its engine hold.
-        std::thread::spawn(move || lines.lines().map_while(Result::ok).for_each(|line| kept.lock().unwrap().push(line)));
+        std::thread::spawn(move || {
+            lines.lines().map_while(Result::ok).for_each(|line| kept.lock().unwrap().push(line))
+        });
         let mut runner = Self { child, port: 0, log };
         let port = until("the port", LONG, || {
             let log = runner.log.lock().unwrap();

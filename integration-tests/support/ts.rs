@@ -30,10 +30,15 @@ pub struct Unit {
     pub key: bool,
 }
 
-/// Reads a segment.
+/// Reads a segment of whole packets.
 pub fn read(bytes: &Bytes) -> Segment {
-    let mut found = Segment::default();
     assert_eq!(bytes.len() % 188, 0, "whole packets");
+    read_cut(bytes)
+}
+
+/// As [`read`], for a segment that broke off; its last picture may be cut.
+pub fn read_cut(bytes: &Bytes) -> Segment {
+    let mut found = Segment::default();
     let (mut pmt, mut video, mut audio) = (None, None, None);
     let mut counters = [None::<u8>; 8192];
     let mut unit: Vec<u8> = Vec::new();

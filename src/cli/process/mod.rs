@@ -41,9 +41,8 @@ pub(super) fn command() -> Command {
                output, or any name with --format rgb24. The output has the pipeline's width and height (512 x 512 unless \
                --params say otherwise); pictures of another size are scaled until they cover it, and cropped in the \
                middle. Audio of a video file goes along.";
-    let text = |id: &'static str, name: &'static str, help: &'static str| {
-        Arg::new(id).long(id).value_name(name).help(help)
-    };
+    let text =
+        |id: &'static str, name: &'static str, help: &'static str| Arg::new(id).long(id).value_name(name).help(help);
     let command = Command::new("process").about(about).after_help(raw).args([
         text("input", "FILE", "What to read.").required(true).value_parser(value_parser!(PathBuf)),
         text("output", "FILE", "What to write; an existing file is replaced.")
@@ -222,7 +221,8 @@ fn writable(input: &Path, output: &Path) -> Result<(), ProcessError> {
     }
     let wrong = |reason: String| ProcessError::Output { path: output.display().to_string(), reason };
     let there = output.exists();
-    if there && let (Ok(from), Ok(to)) = (input.canonicalize(), output.canonicalize())
+    if there
+        && let (Ok(from), Ok(to)) = (input.canonicalize(), output.canonicalize())
         && from == to
     {
         return Err(wrong("it is also the input".into()));

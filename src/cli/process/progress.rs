@@ -95,7 +95,9 @@ mod tests {
 
     #[test]
     fn templates_parse() {
-        for template in ["{wide_bar} {pos}/{len} frames, {msg}, {eta} to go", "{spinner} {pos} frames, {msg}, {elapsed}"] {
+        for template in
+            ["{wide_bar} {pos}/{len} frames, {msg}, {eta} to go", "{spinner} {pos} frames, {msg}, {elapsed}"]
+        {
             assert!(ProgressStyle::with_template(template).is_ok());
         }
     }

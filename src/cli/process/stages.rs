@@ -188,8 +188,8 @@ fn model(
                 let result = processor.process(frame);
                 let now = Instant::now();
                 summary.model += now - began;
-                let mut frame = result
-                    .map_err(|error| ProcessError::Frame { frame: summary.frames, reason: error.to_string() })?;
+                let mut frame =
+                    result.map_err(|error| ProcessError::Frame { frame: summary.frames, reason: error.to_string() })?;
                 (frame.seq, frame.pts) = (seq, pts);
                 summary.frames += 1;
                 progress.frame(now);

@@ -7,7 +7,9 @@ use super::error::ProcessError;
 use super::stages::{Buffers, Item, Sink, Source};
 use crate::engine;
 use crate::frame::{PixelFormat, Size, Timestamp};
-use crate::media::{AudioCodec, AudioTrack, FileInfo, FileReader, FileWriter, MediaError, MediaItem, Quality, WriteConfig};
+use crate::media::{
+    AudioCodec, AudioTrack, FileInfo, FileReader, FileWriter, MediaError, MediaItem, Quality, WriteConfig,
+};
 
 /// Endings of names that tell of a video file.
 const ENDINGS: [&str; 14] =
