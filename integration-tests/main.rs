@@ -7,6 +7,7 @@ mod layers;
 mod live;
 mod media;
 mod model;
+mod process;
 mod supervisor;
 mod support;
 mod trickle;

@@ -188,6 +188,9 @@ impl Job {
 pub fn process(job: &Job, config: &engine::Config, stop: &AtomicBool) -> Result<Summary, ProcessError> {
     let (pipeline, checked) = job.pipeline()?;
     let mut source = job.source()?;
+    if !job.is_raw(&job.output) {
+        video::check_name(&job.output)?;
+    }
     writable(&job.input, &job.output)?;
     let size = checked.size;
     match source.size() {

@@ -14,10 +14,31 @@ use crate::media::{
 /// Endings of names that tell of a video file.
 const ENDINGS: [&str; 14] =
     ["3gp", "avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "mxf", "nut", "ts", "webm"];
+/// Those of formats that take what we write: H.264 beside AAC or Opus.
+const WRITABLE: [&str; 8] = ["flv", "m4v", "mkv", "mov", "mp4", "mts", "nut", "ts"];
+
+fn one_of(ending: &str, list: &[&str]) -> bool {
+    list.iter().any(|known| ending.eq_ignore_ascii_case(known))
+}
 
 /// Whether a name with this ending is one of a video file.
 pub fn knows(ending: &str) -> bool {
-    ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known))
+    one_of(ending, &ENDINGS)
+}
+
+/// Finds out before the work whether `path` names a format that can be written.
+///
+/// # Errors
+/// Says which ones can.
+pub fn check_name(path: &Path) -> Result<(), ProcessError> {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().into_owned()).unwrap_or_default();
+    if one_of(&ending, &WRITABLE) {
+        return Ok(());
+    }
+    Err(ProcessError::Output {
+        path: path.display().to_string(),
+        reason: format!("the name must end in one of {}, rgb, raw, or be `-`", WRITABLE.join(", ")),
+    })
 }
 
 /// A video file to read.
@@ -72,7 +93,7 @@ impl Source for VideoSource {
 
     fn read(&mut self, buffers: &Buffers<'_>, give: &mut dyn FnMut(Item) -> bool) -> Result<(), ProcessError> {
         let period = (Timestamp::HZ as f64 / self.info.fps.unwrap_or(30.0)).round() as i64;
-        let (mut seq, mut offset, mut last) = (0, 0, None::<Timestamp>);
+        let (mut seq, mut offset, mut last, mut heard) = (0, 0, None::<Timestamp>, Timestamp(i64::MIN));
         for _ in 0..self.repeats {
             let mut end = offset;
             for item in reader(&self.path, Some(buffers.size), buffers.format)? {
@@ -92,7 +113,12 @@ impl Source for VideoSource {
                     }
                     MediaItem::Audio(mut packet) => {
                         packet.pts = Timestamp(packet.pts.0 + offset);
-                        end = end.max(packet.end().0);
+                        // What a codec needs to begin lies before the file's start; in a further turn it has begun.
+                        if packet.pts.0 + packet.duration / 2 < heard.0 {
+                            continue;
+                        }
+                        heard = packet.end();
+                        end = end.max(heard.0);
                         Item::Audio(packet)
                     }
                 };
