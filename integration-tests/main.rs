@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod demo;
 mod faults;
 mod layers;
 mod live;
 mod media;
 mod model;
 mod process;
+mod streamdiffusion;
 mod supervisor;
 mod support;
 mod trickle;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
+pub mod bench;
 mod config;
 pub mod demo;
 mod engine;
@@ -29,6 +30,7 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: serve::command, run: serve::run },
     Subcommand { command: demo::command, run: demo::run },
     Subcommand { command: process::command, run: process::run },
+    Subcommand { command: bench::command, run: bench::run },
     Subcommand { command: config::command, run: config::run },
     Subcommand { command: engine::command, run: engine::run },
 ];
