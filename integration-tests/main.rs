@@ -3,9 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod demo;
+mod faults;
 mod layers;
+mod live;
 mod media;
 mod model;
+mod process;
 mod streamdiffusion;
 mod supervisor;
+mod support;
 mod trickle;

@@ -11,6 +11,7 @@ mod config;
 pub mod demo;
 mod engine;
 pub mod logging;
+pub mod process;
 pub mod rig;
 mod serve;
 pub mod settings;
@@ -28,6 +29,7 @@ struct Subcommand {
 const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: serve::command, run: serve::run },
     Subcommand { command: demo::command, run: demo::run },
+    Subcommand { command: process::command, run: process::run },
     Subcommand { command: bench::command, run: bench::run },
     Subcommand { command: config::command, run: config::run },
     Subcommand { command: engine::command, run: engine::run },

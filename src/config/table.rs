@@ -296,6 +296,22 @@ pub const SETTINGS: &[Setting] = &[
         "Time after which a request without an answer is made again on a new connection."
     ),
     row!(
+        "trickle.write_stall",
+        None,
+        time,
+        engine.trickle.write_stall_ms,
+        |ms| time_within(ms, 500, 300_000),
+        "Time without progress after which an output segment is given up."
+    ),
+    row!(
+        "trickle.close",
+        None,
+        time,
+        engine.trickle.close_ms,
+        |ms| time_within(ms, 100, 60_000),
+        "Time that ending an output channel may take, the answers of its last segments included."
+    ),
+    row!(
         "trickle.max_failures",
         None,
         plain,

@@ -194,13 +194,13 @@ impl Updater {
         let checked = self.shared.pipeline.check(&params)?;
         let (old, new) = (current.checked.size, checked.size);
         if old != new {
-            let field = if old.width != new.width { "width" } else { "height" };
+            // The text is the contract's, whole.
             let reason = format!(
                 "Cannot change output resolution mid-stream (Current resolution: ({}, {}) requested resolution: \
                  ({}, {})). Output resolution (e.g. upscalers) can only be configured when starting a new stream.",
                 old.width, old.height, new.width, new.height
             );
-            return Err(ParamError { field: field.into(), reason });
+            return Err(ParamError { field: String::new(), reason });
         }
         *current = Current::new(checked.clone());
         tracing::info!(session = self.shared.id, hash = current.hash, "New parameters are accepted.");

@@ -155,7 +155,7 @@ pub enum Outcome {
     Accepted,
     /// A parameter is wrong; nothing changed.
     BadParams {
-        /// Which one, as a dotted path.
+        /// Which one, as a dotted path; empty where the reason says it all.
         field: String,
         /// Why.
         reason: String,
