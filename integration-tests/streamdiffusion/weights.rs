@@ -407,6 +407,7 @@ fn loras_are_merged_as_diffusers_fuses_them() {
         }
         weights
     };
+    #[expect(clippy::type_complexity, reason = "one table of one test")]
     let cases: [(&str, &[(&str, f32)], usize); 5] = [
         ("kohya", &[("kohya", 0.8)], 13),
         ("peft", &[("peft", 0.5)], 8),
