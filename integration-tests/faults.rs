@@ -265,8 +265,9 @@ async fn noise_on_the_control_channel_changes_nothing() {
 /// A stream in the middle of its work.
 async fn running(runner: &Runner, orchestrator: &Orchestrator, seconds_in_all: u32) -> (Stream, Feeding) {
     let clip = Clip { seconds: seconds_in_all, segment: 1, ..Clip::default() };
+    let segments = clip.segments();
     let mut stream = orchestrator.run(runner, "noop", small()).await;
-    let feeding = stream.feed_behind(clip.segments(), seconds(1.0));
+    let feeding = stream.feed_behind(segments, seconds(1.0));
     until("output", LONG, || (stream.output.segments().len() >= 2).then_some(())).await;
     (stream, feeding)
 }

@@ -228,8 +228,9 @@ async fn updates_on_the_control_channel() {
     let runner = Runner::idle("invert", &settings).await;
     let orchestrator = Orchestrator::new().await;
     let clip = Clip { source: "color=c=0x2060c0", seconds: 40, audio: "", ..Clip::default() };
+    let segments = clip.segments();
     let mut stream = orchestrator.run(&runner, "invert", Some(small())).await;
-    let _feeding = stream.feed_behind(clip.segments(), seconds(2.0));
+    let _feeding = stream.feed_behind(segments, seconds(2.0));
     stream.online().await;
     near(colour(&stream).await, [0xdf, 0x9f, 0x3f]);
 
@@ -385,15 +386,17 @@ async fn running(
     orchestrator: &Orchestrator,
     clip: &Clip,
 ) -> (Stream, crate::support::orchestrator::Feeding) {
+    // Made before anyone waits for it.
+    let segments = clip.segments();
     let mut stream = orchestrator.run(runner, "noop", Some(small())).await;
-    let feeding = stream.feed_behind(clip.segments(), seconds(f64::from(clip.segment)));
+    let feeding = stream.feed_behind(segments, seconds(f64::from(clip.segment)));
     until("output", LONG, || (!stream.output().is_empty()).then_some(())).await;
     (stream, feeding)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_end_is_clean_and_the_next_stream_too() {
-    let settings = [("media-segment-seconds", "0.5"), ("engine-orphan", "1s")];
+    let settings = [("media-segment-seconds", "0.5"), ("engine-orphan", "2s")];
     let mut runner = Runner::idle("noop", &settings).await;
     let orchestrator = Orchestrator::new().await;
     let clip = |source| Clip { source, seconds: 20, segment: 1, audio: "", ..Clip::default() };
@@ -419,7 +422,7 @@ async fn every_end_is_clean_and_the_next_stream_too() {
     stream.output.end(LONG).await;
     stream.events.end(LONG).await;
     runner.health("IDLE", LONG).await;
-    assert!((seconds(0.9)..seconds(5.0)).contains(&began.elapsed()), "{:?}", began.elapsed());
+    assert!((seconds(1.9)..seconds(7.0)).contains(&began.elapsed()), "{:?}", began.elapsed());
     let error = &stream.events_of("error")[0];
     assert!(error["message"].as_str().unwrap().contains("no byte of input"), "{error}");
 

@@ -9,6 +9,7 @@ mod live;
 mod media;
 mod model;
 mod process;
+mod regression;
 mod streamdiffusion;
 mod supervisor;
 mod support;

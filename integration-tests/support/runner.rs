@@ -176,22 +176,9 @@ impl Runner {
         self.post("/api/params", &params).await
     }
 
-    /// The value of a series of `/metrics`, such as `weir_frames_total{stage="in"}`; 0 when it is not there.
-    pub async fn metric(&self, series: &str) -> f64 {
-        let text = self.get("/metrics").await.body;
-        let value = text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
-        value.unwrap_or(0.0)
-    }
-
     /// The log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
-    }
-
-    /// Waits for a line that holds `text`.
-    pub async fn says(&self, text: &str) {
-        let found = || self.log.lock().unwrap().iter().any(|line| line.contains(text)).then_some(());
-        until(&format!("a log line with {text:?}"), LONG, found).await;
     }
 
     /// What the processes use now.

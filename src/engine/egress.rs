@@ -15,7 +15,7 @@ use crate::frame::{PixelFormat, Size, Stamps, Timestamp, VideoFrame};
 use crate::media::{AudioHold, Chunk, HoldConfig, MediaError, Output, OutputConfig, SegmentSink, VideoOut};
 use crate::metering::{Kind, Place};
 use crate::pipeline::overlay::Overlay;
-use crate::trickle::{Publisher, SegmentWriter};
+use crate::trickle::{EndReason, Publisher, SegmentWriter, TrickleError};
 
 /// Pieces of output that may wait for the publisher: over two seconds of pictures and audio.
 pub const PIECES: usize = 256;
@@ -283,7 +283,7 @@ pub async fn publish(
         match piece {
             Piece::Begin => match publisher.begin().await {
                 Ok(opened) => writer = Some(opened),
-                Err(error) if error.is_end() => return Some(format!("the output ended: {error}")),
+                Err(error) if error.is_end() => return Some(ended(&shared, publisher, &error)),
                 Err(error) => {
                     shared.fail("trickle", format!("An output segment could not be opened: {error}"));
                     writer = None;
@@ -303,7 +303,7 @@ pub async fn publish(
                         Err(error) => {
                             writer = None;
                             if error.is_end() {
-                                return Some(format!("the output ended: {error}"));
+                                return Some(ended(&shared, publisher, &error));
                             }
                             shared.fail("trickle", format!("An output segment broke off: {error}"));
                             false
@@ -325,7 +325,7 @@ pub async fn publish(
                     let seq = open.seq();
                     match open.finish().await {
                         Ok(_) => tracing::debug!(session = shared.id, "Published seq={seq}."),
-                        Err(error) if error.is_end() => return Some(format!("the output ended: {error}")),
+                        Err(error) if error.is_end() => return Some(ended(&shared, publisher, &error)),
                         Err(error) => shared.fail("trickle", format!("Output segment {seq} was lost: {error}")),
                     }
                 }
@@ -339,6 +339,18 @@ pub async fn publish(
         }
     }
     None
+}
+
+/// Why the output ended, for the log. An end that nobody ordered is a fault with its cause.
+fn ended(shared: &Shared, publisher: &Publisher, error: &TrickleError) -> String {
+    match error {
+        TrickleError::Ended(EndReason::Closed | EndReason::Gone) => format!("the output ended: {error}"),
+        _ => {
+            let cause = publisher.last_failure().unwrap_or_else(|| error.to_string());
+            shared.fail("trickle", format!("The output cannot be written: {cause}"));
+            format!("the output cannot be written: {cause}")
+        }
+    }
 }
 
 fn sent_frame(shared: &Shared, sent: bool, seq: u64, pts: Timestamp, mut stamps: Stamps, kind: Kind) {
