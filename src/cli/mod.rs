@@ -9,6 +9,7 @@ use clap::{ArgMatches, Command};
 mod config;
 mod engine;
 pub mod logging;
+mod models;
 mod serve;
 pub mod settings;
 
@@ -25,6 +26,7 @@ struct Subcommand {
 const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: serve::command, run: serve::run },
     Subcommand { command: config::command, run: config::run },
+    Subcommand { command: models::command, run: models::run },
     Subcommand { command: engine::command, run: engine::run },
 ];
 
