@@ -305,7 +305,10 @@ impl Session {
             "" => None,
             url => {
                 let from = resume.and_then(|resume| resume.control_seq).unwrap_or(0);
-                Some(Subscriber::new(client, url, Start::Seq(from)).map_err(|e| format!("control_url: {e}"))?)
+                let updates =
+                    Subscriber::new(client, url, Start::Seq(from)).map_err(|e| format!("control_url: {e}"))?;
+                // A burst may overrun the reader, but never its last message.
+                Some(updates.keeping_newest())
             }
         };
 
