@@ -19,7 +19,7 @@
 //! | [`metering`] | frame stamps to histograms and counters | `frame` |
 //! | [`frame`] | frames, time stamps, pixel formats; plain data | nothing of ours |
 //!
-//! `integration-tests/layers.rs` checks these arrows.
+//! `integration-tests/layers.rs` checks these arrows. The settings in a module's `config.rs` may hold those of another.
 //!
 //! # The life of a frame
 //!

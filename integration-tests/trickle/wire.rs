@@ -125,7 +125,7 @@ async fn put(url: &str, text: &str) -> Answer {
 
 /// Waits until the server has taken a request that has no answer yet.
 async fn settle() {
-    tokio::time::sleep(Duration::from_millis(60)).await;
+    tokio::time::sleep(Duration::from_millis(150)).await;
 }
 
 #[tokio::test]
@@ -417,7 +417,7 @@ async fn the_edge_can_go_backwards() {
 #[tokio::test]
 async fn idle_channels_are_swept_except_internal_ones() {
     let config = ServerConfig {
-        idle_timeout: Duration::from_millis(200),
+        idle_timeout: Duration::from_millis(500),
         sweep_interval: Duration::from_millis(20),
         ..ServerConfig::default()
     };
@@ -427,7 +427,7 @@ async fn idle_channels_are_swept_except_internal_ones() {
     }
     let mut reader = Peer::get(&host.url("idle/0")).await;
     for seq in 0..8 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(90)).await;
         put(&host.url(&format!("busy/{seq}")), "x").await;
     }
     assert_eq!(host.server.channels(), ["_internal", "busy"]);

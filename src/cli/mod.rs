@@ -1,14 +1,16 @@
 //! Subcommands: flags in, words and tables out.
 //!
-//! A subcommand is a file with `command()`, its flags, and `run()`, its work; [`SUBCOMMANDS`] lists them.
+//! A subcommand is a file with `command()`, its flags, and `run()`, its work; the table `SUBCOMMANDS` lists them.
 
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
 mod config;
+pub mod demo;
 mod engine;
 pub mod logging;
+pub mod rig;
 mod serve;
 pub mod settings;
 
@@ -24,6 +26,7 @@ struct Subcommand {
 /// Every subcommand, in the order in which `--help` shows them.
 const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: serve::command, run: serve::run },
+    Subcommand { command: demo::command, run: demo::run },
     Subcommand { command: config::command, run: config::run },
     Subcommand { command: engine::command, run: engine::run },
 ];

@@ -60,7 +60,10 @@ pub(super) fn text(config: &Config, comment: impl Fn(&Setting) -> String) -> Str
             group = prefix;
         }
         let shown = setting.shown(config);
-        let bare = shown.parse::<f64>().is_ok_and(f64::is_finite) && shown.starts_with(|c: char| c.is_ascii_digit());
+        // A number only where it reads back as the same text: a name may be `007` or `1e5`.
+        let whole = shown.parse::<i64>().is_ok_and(|number| number.to_string() == shown);
+        let broken = shown.parse::<f64>().is_ok_and(|number| number.is_finite() && number.to_string() == shown);
+        let bare = whole || (broken && shown.contains('.'));
         let value = if bare { shown } else { Value::String(shown).to_string() };
         out.push_str(&format!("{}\n{name} = {value}\n", comment(setting)));
     }

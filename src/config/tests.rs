@@ -194,6 +194,12 @@ proptest! {
     }
 
     #[test]
+    fn any_name_is_written_so_that_it_reads_back(name in "[!-~]{1,8}|0[0-9]{1,3}|[0-9]e[0-9]|[0-9]+\\.[0-9]*") {
+        let name = toml::Value::String(name).to_string();
+        fuzz::fuzz_config_file(format!("[serve]\nmodel_id = {name}\nauth_token = {name}\n").as_bytes());
+    }
+
+    #[test]
     fn any_file_is_read_or_refused(text in "(\\[(serve|media|engine|x)\\]\n)?([a-z_]{1,12} = (1|\"a\"|\\{a=1\\}|true)\n){0,4}.{0,20}") {
         fuzz::fuzz_config_file(text.as_bytes());
     }

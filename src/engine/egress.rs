@@ -11,9 +11,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::outbox::{Meta, Next, Picture};
-use super::shared::{ENCODE, Shared};
+use super::shared::{ENCODE, Shared, Streams};
 use crate::frame::{PixelFormat, Size, Stamps, Timestamp, VideoFrame};
-use crate::media::{AudioHold, Chunk, MediaError, Output, OutputConfig, SegmentSink, VideoOut};
+use crate::media::{AudioHold, Chunk, HoldConfig, MediaError, Output, OutputConfig, SegmentSink, VideoOut};
 use crate::metering::{FrameRecord, Kind, Place, Queue};
 use crate::pipeline::overlay::Overlay;
 use crate::trickle::{Publisher, SegmentWriter};
@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// A last good picture older than this is not shown behind the overlay.
 const BACKGROUND: Duration = Duration::from_secs(5);
+
+/// Longer than any patience of the hold: releases everything.
+const AT_THE_END: Duration = Duration::from_secs(3600);
 
 /// A piece of the output channel.
 #[derive(Debug)]
@@ -68,7 +71,9 @@ pub fn spawn_encoder(
     pieces: mpsc::Sender<Piece>,
     resume_after: (Option<Timestamp>, Option<Timestamp>),
 ) -> std::io::Result<JoinHandle<()>> {
+    let stream = tracing::Span::current();
     std::thread::Builder::new().name("weir-encode".into()).spawn(move || {
+        let _stream = stream.entered();
         let size = config.size;
         let mut output = match Output::new(config) {
             Ok(output) => output,
@@ -83,7 +88,15 @@ pub fn spawn_encoder(
         shared.show_codecs();
         output.resume_after(resume_after.0, resume_after.1);
         let sink = Sink { shared: shared.clone(), pieces, held: VecDeque::with_capacity(HELD + 1), open: false };
-        let mut encoder = Encoder { shared, output, hold: AudioHold::default(), sink, size, kept: None, overlay: None };
+        let mut encoder = Encoder {
+            shared,
+            output,
+            hold: AudioHold::new(HoldConfig::default()),
+            sink,
+            size,
+            kept: None,
+            overlay: None,
+        };
         let result = encoder.run();
         encoder.shared.drops_at(Place::End, encoder.sink.held.len() as u64);
         if let Err(error) = result {
@@ -112,6 +125,9 @@ impl Encoder {
                 self.shared.drops_at(Place::End, u64::from(matches!(next, Next::Video(_))));
                 return Ok(());
             }
+            if let Some(Streams { video, audio }) = self.shared.streams.take() {
+                self.output.announce(video, audio);
+            }
             let now = Instant::now();
             self.shared.busy[ENCODE].set(now);
             let result = match next {
@@ -122,9 +138,8 @@ impl Encoder {
                 Next::Video(picture) => self.video(picture).and_then(|()| self.release(now)),
                 Next::Nothing => self.release(now),
                 Next::Closed => {
-                    while let Some(packet) = self.hold.flush() {
-                        self.output.audio(&packet, &mut self.sink)?;
-                    }
+                    // No picture comes any more that the held audio could wait for.
+                    self.release(now + AT_THE_END)?;
                     self.output.finish(&mut self.sink)?;
                     self.shared.busy[ENCODE].clear();
                     return Ok(());
@@ -137,7 +152,7 @@ impl Encoder {
 
     /// Sends the audio whose time has come.
     fn release(&mut self, now: Instant) -> Result<(), MediaError> {
-        while let Some(packet) = self.hold.release(now) {
+        while let Some(packet) = self.hold.take(now) {
             self.output.audio(&packet, &mut self.sink)?;
         }
         Ok(())
@@ -195,7 +210,7 @@ impl Encoder {
     }
 
     fn encode(&mut self, frame: &VideoFrame, kind: Kind) -> Result<(), MediaError> {
-        self.sink.hold(Held { pts: frame.pts, seq: frame.seq, stamps: frame.stamps, kind });
+        self.sink.hold(Held { seq: frame.seq, stamps: frame.stamps, kind });
         // A frame that the encoder refuses stays held and is counted with the end of the session.
         if let VideoOut::DroppedOutOfOrder = self.output.video(frame, &mut self.sink)? {
             self.sink.held.pop_back();
@@ -223,7 +238,6 @@ struct Sink {
 
 /// A picture on its way through the encoder.
 struct Held {
-    pts: Timestamp,
     seq: u64,
     stamps: Stamps,
     kind: Kind,
@@ -258,12 +272,12 @@ impl SegmentSink for Sink {
 
     fn bytes(&mut self, bytes: Bytes, what: Chunk) {
         let what = match what {
-            Chunk::Video { pts } => match self.held.iter().position(|held| held.pts == pts) {
+            Chunk::Video { seq, pts, .. } => match self.held.iter().position(|held| held.seq == seq) {
                 Some(at) => {
                     // Those before it were swallowed by the encoder.
                     self.shared.drops_at(Place::End, at as u64);
                     match self.held.drain(..=at).next_back() {
-                        Some(Held { seq, mut stamps, kind, .. }) => {
+                        Some(Held { mut stamps, kind, .. }) => {
                             stamps.encoded = Some(Instant::now());
                             self.shared.metrics.passed(Queue::Encode);
                             What::Video { seq, pts, stamps, kind }
@@ -273,7 +287,7 @@ impl SegmentSink for Sink {
                 }
                 None => What::Tables,
             },
-            Chunk::Audio { pts } => What::Audio(pts),
+            Chunk::Audio { pts, .. } => What::Audio(pts),
             Chunk::Tables => What::Tables,
         };
         self.send(Piece::Bytes(bytes, what));
@@ -374,15 +388,7 @@ pub async fn discard(shared: &Shared, mut pieces: mpsc::Receiver<Piece>) {
     }
 }
 
-fn sent_frame(
-    shared: &Shared,
-    sent: bool,
-    seq: u64,
-    pts: Timestamp,
-    mut stamps: Stamps,
-    kind: Kind,
-    bytes: u64,
-) {
+fn sent_frame(shared: &Shared, sent: bool, seq: u64, pts: Timestamp, mut stamps: Stamps, kind: Kind, bytes: u64) {
     if !sent {
         shared.drop_at(Place::Publish);
         return;

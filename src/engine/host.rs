@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use super::abandon::abandon;
 use super::config::Config;
 use super::model::{Model, Said};
 use super::session::{Deps, Handle, Order};
@@ -122,6 +123,12 @@ impl Host {
     ) -> Result<Option<Self>, EngineError> {
         let (name, config) = match orders.next().await? {
             Some(ToEngine::Load { pipeline, config }) => (pipeline, config),
+            Some(ToEngine::Abandon { requests, pipeline, config, message }) => {
+                let config: Config =
+                    serde_json::from_value(config).map_err(|error| EngineError::Orders(error.to_string()))?;
+                let done = abandon(&config, requests, &pipeline, &message).await;
+                return done.map(|()| None).map_err(|error| EngineError::Load(error.to_string()));
+            }
             Some(other) => return Err(EngineError::Orders(format!("expected `load`, got {other:?}"))),
             None => return Ok(None),
         };
@@ -250,7 +257,9 @@ impl Host {
 
     async fn order(&mut self, order: ToEngine) {
         match order {
-            ToEngine::Load { .. } => tracing::error!("The supervisor asked for a second pipeline; it is ignored."),
+            ToEngine::Load { .. } | ToEngine::Abandon { .. } => {
+                tracing::error!("The supervisor asked for a second pipeline; it is ignored.")
+            }
             ToEngine::Shutdown { .. } => {}
             ToEngine::Start { id, session, request, arrived_ms, resume } => {
                 let outcome = self.start(Order { session, request: *request, arrived_ms, resume: resume.map(|r| *r) });

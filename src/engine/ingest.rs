@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::fresh::Average;
 use super::outbox::{Meta, Picture};
-use super::shared::{DECODE, Shared};
+use super::shared::{DECODE, Shared, Streams};
 use crate::frame::{PixelFormat, Size, Timestamp, VideoFrame};
 use crate::media::{AudioPacket, DropReason, Input, InputConfig, InputEvent, InputSink};
 use crate::metering::{Place, Queue};
@@ -115,7 +115,9 @@ pub fn spawn_decoder(
     pieces: mpsc::Receiver<Piece>,
     resume_after: Option<Timestamp>,
 ) -> std::io::Result<JoinHandle<()>> {
+    let stream = tracing::Span::current();
     std::thread::Builder::new().name("weir-decode".into()).spawn(move || {
+        let _stream = stream.entered();
         decode(&shared, config, pieces, resume_after);
         shared.output.close_audio();
         shared.input.close();
@@ -142,11 +144,12 @@ fn decode(
     while let Some(piece) = pieces.blocking_recv() {
         let now = Instant::now();
         shared.busy[DECODE].set(now);
+        let mut result = Ok(());
         if shared.format() != format {
             format = shared.format();
-            input.set_target(size, format);
+            result = input.set_target(size, format);
         }
-        let result = match piece {
+        result = result.and_then(|()| match piece {
             Piece::Begin(seq) => {
                 tracing::trace!(session = shared.id, seq, "An input segment begins.");
                 input.segment_start();
@@ -154,7 +157,7 @@ fn decode(
             }
             Piece::Bytes(bytes, received) => input.push(&bytes, received, &mut sink),
             Piece::End => input.segment_end(&mut sink),
-        };
+        });
         shared.busy[DECODE].clear();
         if let Err(error) = result {
             shared.fail("decode", format!("The input cannot be decoded: {error}"));
@@ -214,7 +217,9 @@ impl InputSink for Sink<'_> {
     fn event(&mut self, event: InputEvent) {
         let (shared, session) = (self.shared, self.shared.id);
         match event {
-            InputEvent::StreamsFound { .. } => {
+            InputEvent::StreamsFound { ref video, ref audio, .. } => {
+                let audio = audio.as_ref().map(|audio| audio.channels.unwrap_or(0));
+                shared.streams.put(Streams { video: video.is_some(), audio });
                 if let Some(line) = event.metadata_line() {
                     tracing::info!(session, "{line}");
                 }

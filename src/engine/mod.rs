@@ -22,6 +22,7 @@
 //! | session → events ([`events::Events`]) | 64 events | the newest is dropped and counted |
 //! | engine → supervisor | 256 messages | progress messages are dropped, intervals go on, others wait |
 
+mod abandon;
 mod config;
 pub mod control;
 pub mod egress;

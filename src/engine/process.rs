@@ -4,7 +4,6 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use tokio::net::unix::pipe::{Receiver, Sender};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::host::{EngineError, serve};
 
@@ -24,8 +23,6 @@ pub fn run() -> ExitCode {
     let result = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EngineError::Thread);
     let result = result.and_then(|runtime| {
         let result = runtime.block_on(async {
-            // Ctrl-C reaches the whole process group; the supervisor says when to end.
-            let _interrupt = signal(SignalKind::interrupt()).map_err(EngineError::Thread)?;
             let (orders, answers) = pipes()?;
             serve(orders, answers).await
         });

@@ -216,6 +216,7 @@ impl Updater {
         self.shared.last_params.set(Instant::now());
         self.shared.params.put(checked);
         self.shared.input.wake();
+        self.shared.changed.notify_one();
         Ok(())
     }
 }
@@ -419,6 +420,12 @@ impl Session {
                     }
                     Err(error) => return End { reason: format!("a task failed: {error}"), fault: true, drain: false },
                 },
+                () = self.shared.changed.notified() => {
+                    // An engine that is replaced this moment must know of the parameters that were accepted the moment before.
+                    self.report_faults(watch);
+                    let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    self.report(watch, &current);
+                }
                 now = look.tick() => {
                     let now = now.into_std();
                     self.report_faults(watch);

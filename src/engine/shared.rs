@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::fresh::Fresh;
@@ -77,6 +77,15 @@ impl<T> Latest<T> {
     }
 }
 
+/// Which streams the input has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Streams {
+    /// Whether there is video.
+    pub video: bool,
+    /// Channels of the audio, 0 if the tables do not say; `None` without audio.
+    pub audio: Option<u8>,
+}
+
 /// Something that went wrong in a session and that its owner should hear of.
 #[derive(Clone, Debug)]
 pub struct Fault {
@@ -100,6 +109,10 @@ pub struct Shared {
     pub input: Fresh<VideoFrame>,
     /// Pictures and audio on their way to the encoder; loss point B.
     pub output: Outbox,
+    /// The input's streams, when they became known or changed.
+    pub streams: Latest<Streams>,
+    /// Wakes the session: something that its owner should hear of at once has changed.
+    pub changed: Notify,
     /// Parameters that the model has not seen yet.
     pub params: Latest<Checked>,
     /// The engine's picture buffers.
@@ -180,6 +193,8 @@ impl Shared {
             reading: CancellationToken::new(),
             input: Fresh::new(INPUT_QUEUE),
             output: Outbox::new(),
+            streams: Latest::default(),
+            changed: Notify::new(),
             params: Latest::default(),
             pool,
             model_ready: AtomicBool::new(false),
@@ -223,6 +238,7 @@ impl Shared {
         self.meter.fault(stage, &message);
         self.last_error.set(Instant::now());
         self.fault.put(Fault { stage, message });
+        self.changed.notify_one();
     }
 
     /// True while the model takes frames.

@@ -92,6 +92,18 @@ pub enum ToEngine {
         /// `engine::Config` as JSON.
         config: Value,
     },
+    /// Tell the network that these sessions are lost and delete their output and events channels, then exit. In place of
+    /// `Load`, when engines failed too often.
+    Abandon {
+        /// The sessions.
+        requests: Vec<StreamRequest>,
+        /// Name of the pipeline.
+        pipeline: String,
+        /// `engine::Config` as JSON.
+        config: Value,
+        /// Why.
+        message: String,
+    },
     /// Check `request` and start it. Answered at once; the work begins after the answer.
     Start {
         /// Of the reply.

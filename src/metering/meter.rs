@@ -344,8 +344,8 @@ impl Meter {
     }
 }
 
-/// `message` with every word that holds an address replaced, since addresses of channels are credentials.
-fn without_addresses(message: &str) -> String {
+/// The beginning of `message`, with every word that holds an address replaced, since addresses of channels are credentials.
+pub fn without_addresses(message: &str) -> String {
     let words = message.split(' ').map(|word| if word.contains("://") { "<address>" } else { word });
     words.collect::<Vec<_>>().join(" ").chars().take(MESSAGE).collect()
 }

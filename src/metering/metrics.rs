@@ -5,8 +5,8 @@ use std::sync::PoisonError;
 
 use hdrhistogram::Histogram as Hdr;
 use prometheus::{
-    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use super::record::{Kind, Percentiles, Place, Stage};
@@ -246,10 +246,7 @@ impl Metrics {
     /// Latency of each stage since [`Self::begin_session`].
     pub fn latency(&self) -> Vec<(&'static str, Percentiles)> {
         let latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
-        Stage::ALL
-            .iter()
-            .map(|stage| (stage.label(), Percentiles::of(&latency[*stage as usize])))
-            .collect()
+        Stage::ALL.iter().map(|stage| (stage.label(), Percentiles::of(&latency[*stage as usize]))).collect()
     }
 
     /// Forgets the latencies and channel figures of the session before.

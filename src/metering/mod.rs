@@ -24,7 +24,7 @@ mod trace;
 
 pub use debit::{Debit, PIXELS_PER_SECOND};
 pub use interval::{Carry, FaultNote, Interval, Totals};
-pub use meter::{Clock, Facts, Meter};
+pub use meter::{Clock, Facts, Meter, without_addresses};
 pub use metrics::{Metrics, Queue};
 pub use price::{Money, Price, PriceError};
 pub use record::{FrameRecord, Kind, Percentiles, Place, Stage};

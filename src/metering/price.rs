@@ -9,7 +9,9 @@ use super::debit::PIXELS_PER_SECOND;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PriceError {
     /// Not a number and a unit.
-    #[error("`{0}` is no price: write an amount and a unit, such as 1200wei/pixel, 7/3wei/pixel, 0.36USD/hour or 0.36USD/720p")]
+    #[error(
+        "`{0}` is no price: write an amount and a unit, such as 1200wei/pixel, 7/3wei/pixel, 0.36USD/hour or 0.36USD/720p"
+    )]
     Form(String),
     /// The amount has too many digits.
     #[error("`{0}` has more digits than can be kept")]

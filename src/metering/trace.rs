@@ -106,7 +106,10 @@ impl Trace {
     pub fn head(&self) -> String {
         let mut text = String::with_capacity(1024);
         let pid = self.pid;
-        let _ = write!(text, ",\n{{\"ph\":\"M\",\"pid\":{pid},\"name\":\"process_name\",\"args\":{{\"name\":\"weir engine\"}}}}");
+        let _ = write!(
+            text,
+            ",\n{{\"ph\":\"M\",\"pid\":{pid},\"name\":\"process_name\",\"args\":{{\"name\":\"weir engine\"}}}}"
+        );
         let names = Stage::ALL.map(Stage::label).into_iter().chain(["input segments", "drops"]);
         for (track, name) in names.enumerate() {
             let _ = write!(
@@ -210,8 +213,24 @@ mod tests {
 
     fn record(start: Instant, seq: u64) -> FrameRecord {
         let at = |ms| Some(start + Duration::from_millis(33 * seq + ms));
-        let stamps = Stamps { received: at(0), decoded: at(2), started: at(3), done: at(13), encoded: at(40), published: at(50) };
-        FrameRecord { session: 1, seq, pts: Timestamp(9), stamps, kind: Kind::Processed, pixels: 1, bytes: 2, revision: 0 }
+        let stamps = Stamps {
+            received: at(0),
+            decoded: at(2),
+            started: at(3),
+            done: at(13),
+            encoded: at(40),
+            published: at(50),
+        };
+        FrameRecord {
+            session: 1,
+            seq,
+            pts: Timestamp(9),
+            stamps,
+            kind: Kind::Processed,
+            pixels: 1,
+            bytes: 2,
+            revision: 0,
+        }
     }
 
     #[test]

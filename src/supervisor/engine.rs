@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use super::hub::{Hub, unix_ms};
 use super::restarts::{Fault, Restarts, Verdict, Watch};
 use super::tail::{self, Tail};
-use crate::link::{FromEngine, LinkError, Phase, Reader, ToEngine, Writer};
+use crate::link::{FromEngine, LinkError, Phase, Reader, StreamRequest, ToEngine, Writer};
 
 /// Messages on their way to the engine.
 const QUEUE: usize = 64;
@@ -25,6 +25,12 @@ const QUEUE: usize = 64;
 const LOOK: Duration = Duration::from_millis(250);
 /// How long an engine that closed its output may take to end.
 const EXIT_WAIT: Duration = Duration::from_millis(500);
+
+/// How long a killed engine may take to be gone.
+const KILL_WAIT: Duration = Duration::from_millis(500);
+
+/// How long the last engine may take to delete the channels of lost sessions.
+const ABANDON_WAIT: Duration = Duration::from_secs(3);
 
 /// What plays the engine.
 #[derive(Clone)]
@@ -120,9 +126,11 @@ impl Life {
             how = match exited {
                 Some(Ok(status)) => format!("ended with {status}"),
                 Some(Err(error)) => format!("ended in a way that cannot be told ({error})"),
-                None => match child.kill().await {
-                    Ok(()) => "was killed".to_owned(),
-                    Err(error) => format!("could not be killed ({error})"),
+                None => match timeout(KILL_WAIT, child.kill()).await {
+                    Ok(Ok(())) => "was killed".to_owned(),
+                    Ok(Err(error)) => format!("could not be killed ({error})"),
+                    // Inside the driver, most likely. It is collected when it comes back.
+                    Err(_) => "does not die".to_owned(),
                 },
             };
         }
@@ -158,7 +166,8 @@ pub(super) async fn keep(hub: Arc<Hub>, command: EngineCommand, config: Value, c
         };
         hub.metrics.failures.with_label_values(&[failure.cause]).inc();
         let verdict = restarts.failed(Instant::now());
-        hub.book().engine_gone(restarts.total(), Instant::now());
+        let notes = hub.book().engine_gone(restarts.total(), Instant::now());
+        hub.note(notes);
         if hub.ending.is_cancelled() {
             return;
         }
@@ -190,13 +199,47 @@ pub(super) async fn keep(hub: Arc<Hub>, command: EngineCommand, config: Value, c
                     )
                 };
                 error!(reason = message, "The engine is given up.");
+                let lost = hub.book().orders();
                 let notes = hub.book().give_up(&message, Instant::now());
                 hub.note(notes);
+                abandon(&hub, &command, &config, lost, message, &children).await;
                 hub.ending.cancelled().await;
                 return;
             }
         }
     }
+}
+
+/// Lets one last engine, which loads nothing, delete the channels of lost sessions.
+async fn abandon(
+    hub: &Hub,
+    command: &EngineCommand,
+    config: &Value,
+    requests: Vec<StreamRequest>,
+    message: String,
+    children: &Children,
+) {
+    if requests.is_empty() {
+        return;
+    }
+    let mut life = match Life::begin(command) {
+        Ok(life) => life,
+        Err(error) => return error!("Channels of lost sessions cannot be deleted: {error}"),
+    };
+    children.set(life.child.as_ref().and_then(Child::id));
+    let order = ToEngine::Abandon { requests, pipeline: hub.config.model_id.clone(), config: config.clone(), message };
+    let mut writer = Writer::<_, ToEngine>::new(&mut life.writer);
+    let served = async {
+        writer.send(&order).await?;
+        while life.reader.next().await?.is_some() {}
+        Ok::<_, LinkError>(())
+    };
+    let in_time = timeout(ABANDON_WAIT, served).await;
+    if let Ok(Err(error)) = &in_time {
+        warn!("The last engine broke off: {error}");
+    }
+    life.end(in_time.is_err()).await;
+    children.set(None);
 }
 
 /// Why the engine before is gone.

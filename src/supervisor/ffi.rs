@@ -4,7 +4,7 @@
 
 /// Makes the child that `command` starts die with this process: the kernel kills it when the thread that started it ends.
 /// Start it from a thread that lives as long as the process.
-pub(super) fn die_with_parent(command: &mut tokio::process::Command) {
+pub(crate) fn die_with_parent(command: &mut tokio::process::Command) {
     let parent = std::process::id();
     let before_exec = move || {
         // SAFETY: `prctl` with PR_SET_PDEATHSIG and `getppid` touch no memory of this process; both are

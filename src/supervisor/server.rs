@@ -25,10 +25,15 @@ const MAX_HEADER: usize = 32 * 1024;
 /// How long connections may take to finish their answer when the process ends.
 const LAST_ANSWERS: Duration = Duration::from_millis(250);
 
+/// A request that takes longer than this may lose its seat; none of ours does, but for a body that does not come.
+const BUSY_LIMIT: Duration = Duration::from_secs(5);
+
 /// What a connection is doing.
 struct Seat {
-    /// Since when no request of it is being answered; `None` while one is.
-    idle: Option<Instant>,
+    /// Whether a request of it is being answered.
+    busy: bool,
+    /// Since when.
+    since: Instant,
     task: Option<AbortHandle>,
 }
 
@@ -44,7 +49,7 @@ struct Seats {
 enum Entry {
     /// It gets a seat of that number.
     Seat(u64),
-    /// As `Seat`, and whoever had been idle for longest lost the other one.
+    /// As `Seat`, and whoever had been idle for longest, or else busy for too long, lost the other one.
     Instead(u64, u64),
     /// Every seat is taken by a request that is being answered.
     Full,
@@ -58,8 +63,10 @@ impl Seats {
     fn enter(&mut self, now: Instant) -> Entry {
         let mut evicted = None;
         if self.taken.len() >= self.most {
-            let idle = self.taken.iter().filter_map(|(&number, seat)| Some((seat.idle?, number)));
-            let Some((_, number)) = idle.min() else { return Entry::Full };
+            let may_go = |seat: &Seat| !seat.busy || now.saturating_duration_since(seat.since) > BUSY_LIMIT;
+            let candidates = self.taken.iter().filter(|(_, seat)| may_go(seat));
+            let first = candidates.min_by_key(|(_, seat)| (seat.busy, seat.since)).map(|(&number, _)| number);
+            let Some(number) = first else { return Entry::Full };
             if let Some(task) = self.taken.remove(&number).and_then(|seat| seat.task) {
                 task.abort();
             }
@@ -67,13 +74,13 @@ impl Seats {
         }
         let number = self.next;
         self.next += 1;
-        self.taken.insert(number, Seat { idle: Some(now), task: None });
+        self.taken.insert(number, Seat { busy: false, since: now, task: None });
         evicted.map_or(Entry::Seat(number), |evicted| Entry::Instead(number, evicted))
     }
 
-    fn set_idle(&mut self, number: u64, idle: Option<Instant>) {
+    fn set(&mut self, number: u64, busy: bool, now: Instant) {
         if let Some(seat) = self.taken.get_mut(&number) {
-            seat.idle = idle;
+            (seat.busy, seat.since) = (busy, now);
         }
     }
 }
@@ -108,14 +115,14 @@ struct Busy {
 
 impl Busy {
     fn new(seats: &Shared, number: u64) -> Self {
-        seats.lock().set_idle(number, None);
+        seats.lock().set(number, true, Instant::now());
         Self { seats: seats.clone(), number }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.seats.lock().set_idle(self.number, Some(Instant::now()));
+        self.seats.lock().set(self.number, false, Instant::now());
     }
 }
 
@@ -207,12 +214,14 @@ mod tests {
         let mut seats = Seats::new(2);
         assert_eq!(seats.enter(at(0)), Entry::Seat(0));
         assert_eq!(seats.enter(at(1)), Entry::Seat(1));
-        seats.set_idle(0, None);
+        seats.set(0, true, at(1));
         assert_eq!(seats.enter(at(2)), Entry::Instead(2, 1));
-        seats.set_idle(2, None);
-        assert_eq!(seats.enter(at(3)), Entry::Full);
-        seats.set_idle(0, Some(at(4)));
-        assert_eq!(seats.enter(at(5)), Entry::Instead(3, 0));
+        seats.set(2, true, at(3));
+        assert_eq!(seats.enter(at(4)), Entry::Full);
+        // Busy for too long counts as idle; really idle goes first.
+        assert_eq!(seats.enter(at(7)), Entry::Instead(3, 0));
+        seats.set(3, false, at(8));
+        assert_eq!(seats.enter(at(9)), Entry::Instead(4, 3));
         assert_eq!(seats.taken.len(), 2);
     }
 }

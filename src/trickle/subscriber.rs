@@ -1,5 +1,6 @@
 //! Reading a channel, one GET ahead.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -78,7 +79,8 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// A subscriber that begins at `start`. The first GET is opened by the first [`next`](Self::next).
+    /// A subscriber that begins at `start`. The first GET is opened by the first [`next`](Self::next); relative starts
+    /// count from then.
     ///
     /// # Errors
     /// `url` is no channel URL.
@@ -193,10 +195,10 @@ async fn fetch(
         if !get.wait.is_zero() {
             tokio::time::sleep(get.wait).await;
         }
-        let (event, response) = match tokio::time::timeout(client.silence(), client.get(&channel, get.position)).await {
-            Err(_) => (Event::Silent, None),
-            Ok(Ok((answer, response))) => (Event::Answer(answer), Some(response)),
-            Ok(Err(why)) => {
+        let (event, response) = match open(&client, &channel, &mut state, get.position).await {
+            None => (Event::Silent, None),
+            Some(Ok((answer, response))) => (Event::Answer(answer), Some(response)),
+            Some(Err(why)) => {
                 let event = match why {
                     Failure::Certificate(_) => Event::Refused,
                     Failure::Lost(_) => Event::Failed,
@@ -223,13 +225,41 @@ async fn fetch(
             (Step::Get(next), _) => {
                 let counter = match event {
                     Event::Silent => &counters.reissued,
-                    Event::Answer(Answer { status: 200, .. }) => &counters.empty,
+                    Event::Answer(Answer { status: 200, empty: true, .. }) => &counters.empty,
                     Event::Answer(Answer { status: NO_SEGMENT, .. }) => &counters.jumps470,
                     _ => &counters.retries,
                 };
                 counter.fetch_add(1, Relaxed);
                 get = next;
             }
+        }
+    }
+}
+
+/// Opens one GET; `None` if it stays silent.
+async fn open(
+    client: &Client,
+    channel: &Channel,
+    state: &mut Subscribing,
+    at: Position,
+) -> Option<Result<(Answer, Response), Failure>> {
+    let mut answer = pin!(client.get(channel, at));
+    if let Ok(answer) = tokio::time::timeout(client.silence(), &mut answer).await {
+        return Some(answer);
+    }
+    if at != Position::Next {
+        return None;
+    }
+    // Asked again as it is, "next" would miss a segment that begins in between. While the old GET still waits, its
+    // number is found out.
+    tokio::select! {
+        biased;
+        answer = &mut answer => Some(answer),
+        edge = client.next_of(channel) => {
+            if let Ok((next, _)) = edge {
+                state.resolve(next);
+            }
+            None
         }
     }
 }

@@ -33,14 +33,14 @@ fn write(folder: &Path, bodies: Vec<Body>, in_a_file: usize) -> Tip {
 #[test]
 fn a_line_has_its_chain_in_front_and_reads_as_it_was_written() {
     let (line, tip) = Tip::default().line(7, interval(0));
-    assert!(line.starts_with(&format!("{{\"v\":1,\"seq\":1,\"prev\":\"{NOTHING}\",\"at_ms\":7,\"kind\":\"interval\",")), "{line}");
+    assert!(
+        line.starts_with(&format!("{{\"v\":1,\"seq\":1,\"prev\":\"{NOTHING}\",\"at_ms\":7,\"kind\":\"interval\",")),
+        "{line}"
+    );
     assert_eq!(tip, Tip { seq: 2, hash: hash(line.trim_end().as_bytes()) });
     let entry = Chain::new().push(line.trim_end().as_bytes()).expect("a line");
     assert_eq!(entry.body, interval(0));
-    assert_eq!(
-        hash(b"abc"),
-        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    );
+    assert_eq!(hash(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
 #[test]

@@ -93,6 +93,13 @@ impl Subscribing {
         self.ended
     }
 
+    /// Gives the channel's next number to a subscriber that still asks for "next".
+    pub fn resolve(&mut self, next: u64) {
+        if self.position == Position::Next && next <= MAX_SEQ {
+            self.position = Position::Seq(next);
+        }
+    }
+
     /// Decides what follows from an event of the GET that was asked for last.
     pub fn on(&mut self, event: Event) -> Step {
         if let Some(reason) = self.ended {
@@ -269,6 +276,18 @@ mod tests {
         for _ in 0..1000 {
             assert_eq!(s.on(Event::Silent), Step::Get(now(Position::Seq(3))));
         }
+    }
+
+    #[test]
+    fn a_silent_next_becomes_a_number() {
+        let mut s = at(Position::Next);
+        s.resolve(6);
+        assert_eq!(s.on(Event::Silent), Step::Get(now(Position::Seq(6))));
+        s.resolve(8);
+        assert_eq!(s.on(Event::Silent), Step::Get(now(Position::Seq(6))));
+        let mut s = at(Position::Next);
+        s.resolve(u64::MAX);
+        assert_eq!(s.on(Event::Silent), Step::Get(now(Position::Next)));
     }
 
     #[test]

@@ -1,0 +1,255 @@
+//! `weir demo`: a whole network on this machine, with a page to look at it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::rig::{self, RigError, runner::RunnerConfig, source::SourceConfig};
+use crate::frame::Size;
+use crate::pipeline::{Params, registry};
+
+pub mod check;
+pub mod page;
+mod show;
+
+pub use show::{Played, play};
+
+/// What to show.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Address of the page; `None` for no page.
+    pub page: Option<SocketAddr>,
+    /// The pipeline.
+    pub pipeline: String,
+    /// Its parameters, output size included.
+    pub params: Params,
+    /// Size of the output that they mean.
+    pub output: Size,
+    /// The source.
+    pub source: SourceConfig,
+    /// Ends by itself after this long.
+    pub seconds: Option<f64>,
+    /// Keeps the output in this file.
+    pub record: Option<PathBuf>,
+    /// Looks at every picture of the output afterwards.
+    pub check: bool,
+    /// Copies the runner's log to standard error.
+    pub show_log: bool,
+    /// The `weir` program.
+    pub program: PathBuf,
+}
+
+impl Options {
+    /// How to run the runner.
+    pub fn runner(&self) -> RunnerConfig {
+        RunnerConfig {
+            program: self.program.clone(),
+            pipeline: self.pipeline.clone(),
+            params: self.params.clone(),
+            status: Duration::from_secs(1),
+            load_wait: Duration::from_secs(180),
+            show_log: self.show_log,
+        }
+    }
+}
+
+/// The flags that say which stream to run.
+pub(super) fn stream_arguments(command: Command) -> Command {
+    let flag = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    command.args([
+        flag("pipeline", "NAME", "The pipeline to run.").default_value("noop"),
+        flag("params", "JSON", "Its parameters, as a JSON object.").default_value("{}"),
+        flag("size", "WxH", "Size of the input in pixels. [default: 512x512; that of the input for --input]"),
+        flag(
+            "output-size",
+            "WxH",
+            "Size of the output in pixels. [default: the nearest to the input's that is allowed]",
+        ),
+        flag("fps", "N", "Pictures a second of the test picture.").default_value("30"),
+        flag("input", "SOURCE", "A file, an address (rtmp://…) or a camera (/dev/video0) instead of the test picture."),
+        Arg::new("log").long("log").action(ArgAction::SetTrue).help("Show the runner's log."),
+    ])
+}
+
+pub(super) fn command() -> Command {
+    let flag = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    let switch =
+        |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
+    let about = "Run a stream through a real runner on this machine and look at it.";
+    let more = "Starts a trickle server, a runner and a moving test picture, and serves a page with input, output, figures \
+                and a control for every parameter. Settings of the runner come from the environment (WEIR_…) or a file \
+                (WEIR_CONFIG), as for `weir serve`.";
+    stream_arguments(Command::new("demo").about(about).long_about(format!("{about}\n\n{more}"))).args([
+        flag("host", "ADDRESS", "Address of the page.").default_value("127.0.0.1"),
+        flag("port", "PORT", "Port of the page; 0 takes a free one.").default_value("8080"),
+        switch("headless", "No page; a line of figures a second."),
+        flag("seconds", "N", "End by itself after this long."),
+        flag("record", "FILE", "Keep the output in this file, an MP4 for example."),
+        switch("check", "Look at every picture of the output afterwards and say whether it is right."),
+    ])
+}
+
+/// `512x512` as a size with even sides.
+pub(super) fn parse_size(text: &str) -> Result<Size, String> {
+    let wrong = || format!("`{text}` is no size; write width x height in pixels, such as 1280x720");
+    let (width, height) = text.split_once(['x', 'X', '×']).ok_or_else(wrong)?;
+    let side = |text: &str| text.trim().parse::<u32>().map_err(|_| wrong());
+    let size = Size::new(side(width)?, side(height)?);
+    let range = 32..=7680;
+    if !range.contains(&size.width) || !range.contains(&size.height) || size.width % 2 + size.height % 2 > 0 {
+        return Err(format!("{text}: both sides must be even, from 32 to 7680 pixels"));
+    }
+    Ok(size)
+}
+
+/// What the stream flags mean.
+pub(super) fn stream_options(matches: &ArgMatches) -> Result<Options, String> {
+    let text = |name: &str| matches.get_one::<String>(name).map(String::as_str);
+    let pipeline = text("pipeline").unwrap_or("noop").to_owned();
+    let Some(known) = registry::find(&pipeline) else {
+        let all: Vec<_> = registry::all().iter().map(|pipeline| pipeline.name()).collect();
+        return Err(format!("--pipeline: there is no `{pipeline}`; this build has {}", all.join(", ")));
+    };
+    let params: Params = serde_json::from_str(text("params").unwrap_or("{}"))
+        .map_err(|error| format!("--params: a JSON object is expected, such as {{\"strength\": 0.5}} ({error})"))?;
+    let size = |name| text(name).map(parse_size).transpose().map_err(|error| format!("--{name}: {error}"));
+    let (input, output) = (size("size")?, size("output-size")?);
+    let fps: f64 = text("fps").unwrap_or("30").parse().map_err(|_| "--fps: a number is expected")?;
+    if !(1.0..=240.0).contains(&fps) {
+        return Err(format!("--fps: {fps} is not between 1 and 240"));
+    }
+    let source = match text("input") {
+        Some(name) => SourceConfig::Media { name: name.to_owned(), size: input },
+        None => SourceConfig::Pattern { size: input.unwrap_or(Size::new(512, 512)), fps },
+    };
+    let fitting = output.unwrap_or_else(|| rig::output_size(input.unwrap_or(Size::new(512, 512))));
+    let params = rig::with_size(params, fitting);
+    let checked = known.check(&params).map_err(|error| format!("--params: {error}"))?;
+    Ok(Options {
+        page: None,
+        pipeline,
+        params,
+        output: checked.size,
+        source,
+        seconds: None,
+        record: None,
+        check: false,
+        show_log: matches.get_flag("log"),
+        program: std::env::current_exe().map_err(|error| format!("this program cannot find itself: {error}"))?,
+    })
+}
+
+fn options(matches: &ArgMatches) -> Result<Options, String> {
+    let text = |name: &str| matches.get_one::<String>(name).map(String::as_str);
+    let host: IpAddr = text("host")
+        .map(|host| if host == "localhost" { "127.0.0.1" } else { host })
+        .unwrap_or("127.0.0.1")
+        .parse()
+        .map_err(|_| "--host: an IP address is expected")?;
+    let port: u16 = text("port").unwrap_or("8080").parse().map_err(|_| "--port: a number up to 65535 is expected")?;
+    let seconds = text("seconds").map(|text| text.parse::<f64>().ok().filter(|s| *s > 0.0 && s.is_finite()));
+    let seconds = match seconds {
+        Some(None) => return Err("--seconds: a number above 0 is expected".into()),
+        other => other.flatten(),
+    };
+    Ok(Options {
+        page: (!matches.get_flag("headless")).then_some(SocketAddr::new(host, port)),
+        seconds,
+        record: text("record").map(PathBuf::from),
+        check: matches.get_flag("check"),
+        ..stream_options(matches)?
+    })
+}
+
+pub(super) fn run(matches: &ArgMatches) -> ExitCode {
+    let options = match options(matches) {
+        Ok(options) => options,
+        Err(mistake) => {
+            super::complain(&mistake);
+            return ExitCode::from(super::USAGE);
+        }
+    };
+    finish(block_on(play(&options)).map(|played| {
+        super::print(&played.text);
+        played.good
+    }))
+}
+
+/// Runs a future to its end on a runtime of its own. The runner must be started from this thread, with which it ends.
+pub(super) fn block_on<T>(work: impl Future<Output = Result<T, RigError>>) -> Result<T, RigError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(RigError::Socket)?;
+    let result = runtime.block_on(work);
+    // An input that does not answer must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    result
+}
+
+/// The exit code for what came of it.
+pub(super) fn finish(result: Result<bool, RigError>) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            super::complain(&format!("weir: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn of(arguments: &[&str]) -> Result<Options, String> {
+        let matches = command().try_get_matches_from([&["demo"], arguments].concat()).map_err(|e| e.to_string())?;
+        options(&matches)
+    }
+
+    #[test]
+    fn nothing_said_means_a_page_with_the_test_picture() {
+        let options = of(&[]).unwrap();
+        assert_eq!(options.page, Some("127.0.0.1:8080".parse().unwrap()));
+        assert_eq!(options.source, SourceConfig::Pattern { size: Size::new(512, 512), fps: 30.0 });
+        assert_eq!((options.pipeline.as_str(), options.output), ("noop", Size::new(512, 512)));
+    }
+
+    #[test]
+    fn sizes_follow_the_input() {
+        let options = of(&["--size", "1280x720", "--headless"]).unwrap();
+        assert_eq!((options.output, options.page), (Size::new(1024, 576), None));
+        assert_eq!(options.params["width"], 1024);
+        let options = of(&["--size", "1280x720", "--output-size", "640x384"]).unwrap();
+        assert_eq!(options.output, Size::new(640, 384));
+        let options = of(&["--params", r#"{"width":768,"height":448}"#]).unwrap();
+        assert_eq!(options.output, Size::new(768, 448));
+    }
+
+    #[test]
+    fn every_mistake_names_its_flag() {
+        for (arguments, flag) in [
+            (&["--pipeline", "x"][..], "--pipeline"),
+            (&["--params", "[]"], "--params"),
+            (&["--params", r#"{"width":100}"#], "width"),
+            (&["--pipeline", "invert", "--params", r#"{"strength":2}"#], "strength"),
+            (&["--size", "1x1"], "--size"),
+            (&["--size", "wide"], "--size"),
+            (&["--size", "33x32"], "--size"),
+            (&["--fps", "0"], "--fps"),
+            (&["--port", "99999"], "--port"),
+            (&["--host", "example.org"], "--host"),
+            (&["--seconds", "-1"], "--seconds"),
+        ] {
+            let mistake = of(arguments).unwrap_err();
+            assert!(mistake.contains(flag), "{arguments:?}: {mistake}");
+        }
+    }
+}

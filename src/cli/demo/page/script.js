@@ -1,0 +1,195 @@
+"use strict";
+
+const $ = (id) => document.getElementById(id);
+const element = (name, attributes = {}, ...children) => {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+};
+const number = (value, digits) => (Number.isFinite(value) ? value.toFixed(digits) : "–");
+
+// The set of parameters that the controls show, and how to read each control.
+const readers = new Map();
+let sending = 0;
+// The last update that was sent and not yet answered by the runner: events before it, and its time.
+let waiting = null;
+
+function control(name, schema, value, fixed) {
+  const id = `param-${name}`;
+  const title = schema.title || name;
+  const about = schema.description ? [element("small", { id: `${id}-about` }, schema.description)] : [];
+  const described = about.length ? { "aria-describedby": `${id}-about` } : {};
+  const common = { id, name, ...described, ...(fixed ? { disabled: "" } : {}) };
+  const heading = (...more) => element("span", {}, title, ...more);
+
+  if (schema.type === "boolean") {
+    const box = element("input", { type: "checkbox", ...common });
+    box.checked = Boolean(value);
+    readers.set(name, () => box.checked);
+    return element("label", { class: "field check" }, box, heading(), ...about);
+  }
+  if (Array.isArray(schema.enum)) {
+    const list = element("select", common, ...schema.enum.map((each) => element("option", { value: each }, String(each))));
+    list.value = value;
+    readers.set(name, () => schema.enum[list.selectedIndex]);
+    return element("label", { class: "field" }, heading(), list, ...about);
+  }
+  if (schema.type === "number" || schema.type === "integer") {
+    const whole = schema.type === "integer";
+    const [low, high] = [schema.minimum, schema.maximum];
+    const bounded = Number.isFinite(low) && Number.isFinite(high);
+    const step = schema.multipleOf || (whole ? 1 : bounded ? Number(((high - low) / 100).toPrecision(2)) : "any");
+    const range = bounded && (high - low) / (step === "any" ? 1 : step) <= 1000;
+    const bounds = { ...(low === undefined ? {} : { min: low }), ...(high === undefined ? {} : { max: high }), step };
+    const box = element("input", { type: range ? "range" : "number", ...bounds, ...common });
+    box.value = value;
+    readers.set(name, () => box.valueAsNumber);
+    if (!range) return element("label", { class: "field" }, heading(), box, ...about);
+    const shown = element("output", { for: id }, String(value));
+    box.addEventListener("input", () => { shown.value = box.value; });
+    return element("label", { class: "field" }, heading(shown), box, ...about);
+  }
+  if (schema.type === "string") {
+    const box = element("input", { type: "text", ...common });
+    box.value = value ?? "";
+    readers.set(name, () => box.value);
+    return element("label", { class: "field" }, heading(), box, ...about);
+  }
+  const box = element("textarea", { spellcheck: "false", ...common });
+  box.value = JSON.stringify(value ?? null, null, 1);
+  readers.set(name, () => JSON.parse(box.value));
+  return element("label", { class: "field" }, heading(), box, ...about);
+}
+
+function answer(text, kind = "") {
+  $("answer").textContent = text;
+  $("answer").dataset.kind = kind;
+}
+
+async function post(path, body) {
+  const response = await fetch(path, {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+  });
+  if (!response.ok) throw new Error(await response.text());
+  return response.json();
+}
+
+async function send() {
+  const mine = ++sending;
+  const set = {};
+  for (const [name, read] of readers) {
+    try {
+      set[name] = read();
+    } catch (error) {
+      return answer(`${name}: ${error.message}`, "bad");
+    }
+  }
+  try {
+    const taken = await post("params", set);
+    if (mine !== sending) return;
+    waiting = taken;
+    answer("Sent.");
+  } catch (error) {
+    answer(error.message, "bad");
+  }
+}
+
+async function build() {
+  const info = await (await fetch("pipeline")).json();
+  $("about").textContent = `${info.name}: ${info.about}`;
+  document.title = `Weir: ${info.name}`;
+  document.documentElement.style.setProperty("--shape", `${info.width} / ${info.height}`);
+  const form = $("params");
+  const fields = Object.entries(info.schema.properties || {});
+  // What can be turned comes first; the size is fixed while a stream runs.
+  const fixed = (name) => info.fixed.includes(name);
+  fields.sort((a, b) => fixed(a[0]) - fixed(b[0]));
+  form.replaceChildren(...fields.map(([name, schema]) =>
+    control(name, schema, info.params[name] ?? schema.default, fixed(name))));
+  if (!fields.length) form.append("This pipeline has none.");
+  form.addEventListener("submit", (event) => { event.preventDefault(); send(); });
+  form.addEventListener("change", send);
+  let last = 0;
+  form.addEventListener("input", (event) => {
+    // Dragging a slider is followed ten times a second; text is sent when it is left.
+    if (event.target.type !== "range" || performance.now() - last < 100) return;
+    last = performance.now();
+    send();
+  });
+}
+
+const seen = { event: 0 };
+
+function tell(event) {
+  const time = element("time", {}, new Date(event.time_ms).toLocaleTimeString([], { hour12: false }));
+  const line = element("li", {}, time, element("span", { "data-kind": event.kind }, event.text));
+  const list = $("events");
+  list.prepend(line);
+  while (list.children.length > 60) list.lastChild.remove();
+  if (event.kind === "error" && waiting && event.number > waiting.after) {
+    waiting = null;
+    answer(event.text, "bad");
+  }
+}
+
+function spark(points) {
+  const top = Math.max(20, ...points) * 1.15;
+  $("spark-max").textContent = top.toFixed(0);
+  if (points.length < 2) return;
+  const wide = 240, tall = 48, most = 240;
+  const at = (value, index) =>
+    `${(wide - (points.length - 1 - index) * (wide / (most - 1))).toFixed(1)},${(tall - (value / top) * tall).toFixed(1)}`;
+  const line = "M" + points.map(at).join("L");
+  const start = (wide - (points.length - 1) * (wide / (most - 1))).toFixed(1);
+  $("spark").querySelector(".line").setAttribute("d", line);
+  $("spark").querySelector(".area").setAttribute("d", `${line}L${wide},${tall}L${start},${tall}Z`);
+}
+
+function show(now) {
+  $("state").textContent = now.state.toLowerCase().replace("_", " ");
+  $("state").dataset.state = now.state;
+  $("fps-in").value = number(now.fps_in, 1);
+  $("fps-out").value = number(now.fps_out, 1);
+  $("p50").value = number(now.p50, 0);
+  $("p95").value = number(now.p95, 0);
+  $("restarts").value = now.restarts;
+  const places = Object.entries(now.dropped);
+  $("dropped").value = places.reduce((sum, [, count]) => sum + count, 0);
+  $("dropped-where").textContent =
+    places.length ? places.map(([place, count]) => `${place.replace("_", " ")} ${count}`).join(", ") : "frames";
+  $("input-note").textContent = now.input;
+  $("output-note").textContent = now.output;
+  $("kill").disabled = !now.engine;
+  spark(now.latency);
+  for (const event of now.events) {
+    seen.event = Math.max(seen.event, event.number);
+    tell(event);
+  }
+  if (waiting && now.params_ms >= waiting.time_ms) {
+    waiting = null;
+    answer("In force.", "good");
+  }
+}
+
+async function look() {
+  try {
+    const response = await fetch(`state?after=${seen.event}`);
+    show(await response.json());
+  } catch {
+    $("state").textContent = "the demo has ended";
+    $("state").dataset.state = "gone";
+  }
+  setTimeout(look, 500);
+}
+
+$("kill").addEventListener("click", async () => {
+  try {
+    await post("kill", {});
+  } catch (error) {
+    answer(error.message, "bad");
+  }
+});
+
+build().catch((error) => answer(`The parameters could not be read: ${error.message}`, "bad"));
+look();

@@ -1,0 +1,39 @@
+//! Files, capture devices and network addresses: for trying things and for work off-line.
+
+mod read;
+mod record;
+mod write;
+
+pub use read::{AudioTrack, FileInfo, FileReader, MediaItem, Stopper};
+pub use record::Recorder;
+pub use write::{FileWriter, Quality, WriteConfig};
+
+use super::MediaError;
+use super::ffi::AvError;
+
+fn file_error(path: &str, e: AvError) -> MediaError {
+    MediaError::File { path: without_credentials(path), reason: e.to_string() }
+}
+
+/// An address without what stands between `//` and `@`, and without its query.
+fn without_credentials(address: &str) -> String {
+    let Some((scheme, rest)) = address.split_once("://") else { return address.into() };
+    let rest = rest.split_once('?').map_or(rest, |(before, _)| before);
+    let host = rest.split_once('/').map_or(rest, |(host, _)| host);
+    match host.rsplit_once('@') {
+        Some((secret, _)) => format!("{scheme}://{}", &rest[secret.len() + 1..]),
+        None => format!("{scheme}://{rest}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_credentials;
+
+    #[test]
+    fn secrets_stay_out_of_errors() {
+        assert_eq!(without_credentials("rtmp://me:pw@host/app?key=1"), "rtmp://host/app");
+        assert_eq!(without_credentials("http://host/a@b"), "http://host/a@b");
+        assert_eq!(without_credentials("/tmp/a@b.mp4"), "/tmp/a@b.mp4");
+    }
+}

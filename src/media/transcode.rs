@@ -1,0 +1,255 @@
+//! Audio from one codec to another, with time stamps exact to the sample.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::ffi::{AudioDecoder, AudioEncoder, AudioEncoderSpec, Encoded, Resampler, Samples, StreamParams};
+use super::{AudioPacket, MediaError, PacketCodec, codec_error};
+use crate::frame::Timestamp;
+
+/// Samples a second of everything that is encoded here.
+pub(super) const RATE: u32 = 48_000;
+/// A step between the expected and the stated time of more than this is a gap: time is counted anew from there. Smaller
+/// ones are rounding of the source.
+const GAP: i64 = Timestamp::HZ / 50;
+
+/// An encoder for blocks of any length, which knows the time of each packet.
+pub(super) struct AudioCoder {
+    encoder: AudioEncoder,
+    codec: PacketCodec,
+    channels: u8,
+    config: Bytes,
+    fifo: Vec<f32>,
+    /// Samples given to the encoder so far.
+    count: i64,
+    /// From this sample on, time counts from here. The newest last.
+    anchors: VecDeque<(i64, i64)>,
+    last: i64,
+}
+
+impl AudioCoder {
+    /// Opens an encoder for `channels` (1 or 2) at 48 kHz.
+    pub fn new(codec: PacketCodec, channels: u8, kbps: u32) -> Result<Self, MediaError> {
+        let name = match codec {
+            PacketCodec::Opus => "libopus",
+            PacketCodec::Aac => "aac",
+        };
+        let channels = channels.clamp(1, 2);
+        // The AAC encoder's default search leaves clicks in plain tones.
+        let options: &[(&str, &str)] = match codec {
+            PacketCodec::Opus => &[("application", "audio")],
+            PacketCodec::Aac => &[("aac_coder", "fast")],
+        };
+        let encoder = AudioEncoder::open(&AudioEncoderSpec {
+            name,
+            rate: RATE,
+            channels,
+            bits_per_second: u64::from(kbps.clamp(6, 510)) * 1000,
+            options,
+        })?;
+        let config = match codec {
+            PacketCodec::Opus => Bytes::new(),
+            PacketCodec::Aac => Bytes::copy_from_slice(encoder.extradata()),
+        };
+        Ok(Self {
+            encoder,
+            codec,
+            channels,
+            config,
+            fifo: Vec::new(),
+            count: 0,
+            anchors: VecDeque::new(),
+            last: i64::MIN,
+        })
+    }
+
+    /// The time of the next sample that comes in; `None` before the first.
+    pub fn next_time(&self) -> Option<i64> {
+        let held = (self.fifo.len() / usize::from(self.channels)) as i64;
+        self.anchors.back().map(|&(at, pts)| pts + ticks(self.count + held - at))
+    }
+
+    /// Where resampled samples are appended.
+    pub fn fifo(&mut self) -> &mut Vec<f32> {
+        &mut self.fifo
+    }
+
+    /// The next sample has the time `pts`, whatever was expected. A block that was begun is filled up with silence.
+    pub fn anchor(&mut self, pts: i64, out: &mut dyn FnMut(AudioPacket)) -> Result<(), MediaError> {
+        if !self.fifo.is_empty() {
+            if self.next_time().is_some_and(|next| next <= pts) {
+                let block = self.encoder.frame_size() * usize::from(self.channels);
+                self.fifo.resize(self.fifo.len().next_multiple_of(block), 0.0);
+                self.encode(out)?;
+            }
+            self.fifo.clear();
+        }
+        self.anchors.push_back((self.count, pts));
+        while self.anchors.len() > 8 {
+            self.anchors.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Encodes the whole blocks of the queue.
+    pub fn encode(&mut self, out: &mut dyn FnMut(AudioPacket)) -> Result<(), MediaError> {
+        let size = self.encoder.frame_size();
+        let block = size * usize::from(self.channels);
+        let whole = self.fifo.len() / block * block;
+        let fifo = std::mem::take(&mut self.fifo);
+        let mut result = Ok(());
+        for samples in fifo[..whole].chunks_exact(block) {
+            let at = self.count;
+            self.count += size as i64;
+            let mut found = VecDeque::new();
+            result =
+                self.encoder.encode(samples, at, &mut |e| found.push_back((Bytes::copy_from_slice(e.data), e.pts)));
+            found.into_iter().for_each(|(data, at)| self.give(data, at, out));
+            if result.is_err() {
+                break;
+            }
+        }
+        self.fifo = fifo;
+        self.fifo.drain(..whole);
+        result
+    }
+
+    /// Encodes what is left, filled up with silence, and ends the encoder.
+    pub fn finish(&mut self, out: &mut dyn FnMut(AudioPacket)) -> Result<(), MediaError> {
+        let block = self.encoder.frame_size() * usize::from(self.channels);
+        self.fifo.resize(self.fifo.len().next_multiple_of(block), 0.0);
+        self.encode(out)?;
+        let mut found = VecDeque::new();
+        let result =
+            self.encoder.finish(&mut |e: Encoded<'_>| found.push_back((Bytes::copy_from_slice(e.data), e.pts)));
+        found.into_iter().for_each(|(data, at)| self.give(data, at, out));
+        result
+    }
+
+    fn give(&mut self, data: Bytes, at: i64, out: &mut dyn FnMut(AudioPacket)) {
+        // The encoder's time is that of the first decoded sample, which lies before the block by the codec's padding.
+        let padding = self.encoder.padding();
+        let block = at + padding;
+        let Some(&(from, pts)) = self.anchors.iter().rev().find(|a| a.0 <= block).or(self.anchors.front()) else {
+            return;
+        };
+        // A time before zero cannot be written down; the first packet of a stream from zero begins there.
+        let time = (pts + ticks(block - from) - ticks(padding)).max(0);
+        if time <= self.last && self.last - time < Timestamp::HZ {
+            return;
+        }
+        self.last = time;
+        out(AudioPacket {
+            codec: self.codec,
+            pts: Timestamp(time),
+            duration: ticks(self.encoder.frame_size() as i64),
+            data,
+            rate: RATE,
+            channels: self.channels,
+            config: self.config.clone(),
+        });
+    }
+}
+
+fn ticks(samples: i64) -> i64 {
+    samples * Timestamp::HZ / i64::from(RATE)
+}
+
+/// Decodes packets of one stream and encodes them anew.
+pub(super) struct Transcoder {
+    decoder: AudioDecoder,
+    samples: Samples,
+    resampler: Resampler,
+    coder: AudioCoder,
+    /// Time of the next decoded sample, and the fraction of it as samples since an exact one.
+    expected: Option<(i64, i64, u32)>,
+    undecodable: u64,
+}
+
+impl Transcoder {
+    /// For packets like `first`, to `codec`. Mono stays mono; everything else becomes stereo.
+    pub fn new(first: &AudioPacket, codec: PacketCodec, kbps: u32) -> Result<Self, MediaError> {
+        let decoder = AudioDecoder::open(first.codec.name(), first.rate, first.channels, &first.config)?;
+        Self::with(decoder, first.channels, codec, kbps)
+    }
+
+    /// For a stream of a file in any codec that FFmpeg decodes.
+    pub fn from_params(params: &StreamParams, codec: PacketCodec, kbps: u32) -> Result<Self, MediaError> {
+        Self::with(AudioDecoder::open_params(params)?, params.channels(), codec, kbps)
+    }
+
+    fn with(decoder: AudioDecoder, channels: u8, codec: PacketCodec, kbps: u32) -> Result<Self, MediaError> {
+        let channels = channels.clamp(1, 2);
+        Ok(Self {
+            decoder,
+            samples: Samples::empty(),
+            resampler: Resampler::new(RATE, channels),
+            coder: AudioCoder::new(codec, channels, kbps)?,
+            expected: None,
+            undecodable: 0,
+        })
+    }
+
+    /// Channels of the output, and its codec's header.
+    pub fn output(&self) -> (u8, Bytes) {
+        (self.coder.channels, self.coder.config.clone())
+    }
+
+    /// Packets that the decoder refused.
+    pub fn undecodable(&self) -> u64 {
+        self.undecodable
+    }
+
+    /// Takes one coded packet; gives every packet that is complete with it.
+    pub fn push(&mut self, data: &[u8], pts: Timestamp, out: &mut dyn FnMut(AudioPacket)) -> Result<(), MediaError> {
+        if self.decoder.send(data, pts.0).is_err() {
+            // The gap that it leaves is seen by the next packet's time.
+            self.undecodable += 1;
+            return Ok(());
+        }
+        self.take(out)
+    }
+
+    /// The stream is over.
+    pub fn finish(&mut self, out: &mut dyn FnMut(AudioPacket)) -> Result<(), MediaError> {
+        self.decoder.send_end();
+        self.take(out)?;
+        self.drain()?;
+        self.coder.finish(out)
+    }
+
+    fn drain(&mut self) -> Result<(), MediaError> {
+        self.resampler.drain(self.coder.fifo()).map_err(|e| codec_error("audio resampling", e))
+    }
+
+    fn take(&mut self, out: &mut dyn FnMut(AudioPacket)) -> Result<(), MediaError> {
+        loop {
+            match self.decoder.receive(&mut self.samples) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(_refused) => {
+                    self.undecodable += 1;
+                    return Ok(());
+                }
+            }
+            let rate = self.samples.rate().max(1);
+            let expected = self.expected.map(|(pts, samples, rate)| pts + samples * Timestamp::HZ / i64::from(rate));
+            let stated = self.samples.pts().or(expected).unwrap_or(0);
+            let gap = expected.is_none_or(|expected| (stated - expected).abs() > GAP);
+            if self.resampler.changes(&self.samples) || gap {
+                self.drain()?;
+            }
+            if gap {
+                self.coder.anchor(stated, out)?;
+                self.expected = Some((stated, 0, rate));
+            }
+            match &mut self.expected {
+                Some((_, samples, known)) if *known == rate => *samples += self.samples.len() as i64,
+                other => *other = Some((expected.unwrap_or(stated), self.samples.len() as i64, rate)),
+            }
+            self.resampler.push(&self.samples, self.coder.fifo()).map_err(|e| codec_error("audio resampling", e))?;
+            self.coder.encode(out)?;
+        }
+    }
+}
