@@ -172,27 +172,6 @@ impl VideoFrame {
     }
 }
 
-/// One encoded audio packet, or one block of decoded samples, on its way around the pipeline.
-#[derive(Debug, Clone)]
-pub struct AudioFrame {
-    /// Presentation time of the first sample.
-    pub pts: Timestamp,
-    /// Samples a second.
-    pub rate: u32,
-    /// 1 or 2.
-    pub channels: u8,
-    /// Interleaved samples in −1…1.
-    pub samples: Vec<f32>,
-}
-
-impl AudioFrame {
-    /// Length in ticks of 90 kHz.
-    pub fn duration(&self) -> i64 {
-        let frames = self.samples.len() as i64 / i64::from(self.channels.max(1));
-        frames * Timestamp::HZ / i64::from(self.rate.max(1))
-    }
-}
-
 /// A bounded store of picture buffers, so that a running stream allocates nothing per frame.
 ///
 /// Cloning gives another handle to the same store. At most `capacity` buffers are out at a time; a buffer comes back

@@ -127,6 +127,34 @@ fn recordings_play() {
 }
 
 #[test]
+fn a_jump_leaves_no_hole_in_a_recording() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.mp4");
+    let mut recorder = Recorder::create(&path);
+    for start in [90_000_000, 0, 9_000_000] {
+        let (mut out, mut sink) = (output(SIZE, |_| {}), Segments::default());
+        out.announce(true, Some(1));
+        let (pattern, mut tone) = (Pattern::new(SIZE, 30.0).unwrap(), Tone::new(440.0, 1).unwrap());
+        for number in 0..60 {
+            let mut frame = pattern.owned_frame(number);
+            frame.pts.0 += start;
+            out.video(&frame, &mut sink).unwrap();
+            tone.until(pattern.pts(number), &mut |mut p| {
+                p.pts.0 += start;
+                out.audio(&p, &mut sink).unwrap();
+            })
+            .unwrap();
+        }
+        out.finish(&mut sink).unwrap();
+        recorder.push(&sink.all()).unwrap();
+    }
+    recorder.finish().unwrap();
+    let info = FileReader::open(path.to_str().unwrap(), None, PixelFormat::I420).unwrap().info().clone();
+    assert!((5.8..6.4).contains(&info.duration.unwrap()), "{info:?}");
+    assert_eq!(read_file(&path).0.len(), 180);
+}
+
+#[test]
 fn what_cannot_be_opened_is_named() {
     let open = |path: &str| FileReader::open(path, None, PixelFormat::I420).err().unwrap().to_string();
     assert!(open("/nowhere/at/all.mp4").contains("/nowhere/at/all.mp4: No such file"));

@@ -253,3 +253,18 @@ fn noise_stays_under_the_ceiling() {
     let kbps = out.stats().video_bytes * 8 / 4 / 1000;
     assert!((200..800).contains(&kbps), "{kbps}");
 }
+
+#[test]
+fn large_pictures_use_slices_and_come_as_promptly() {
+    let size = Size::new(1920, 1080);
+    let (mut out, mut sink) = (output(size, |c| c.video_preset = "ultrafast".into()), Segments::default());
+    encode_pattern(&mut out, &mut sink, &Pattern::new(size, 30.0).unwrap(), 0..6);
+    let (mut got, mut input) = (Got::default(), Input::new(input_config(size)).unwrap());
+    for (index, (bytes, what)) in sink.done[0].iter().enumerate() {
+        input.push(bytes, Instant::now(), &mut got).unwrap();
+        if matches!(what, Chunk::Video { .. }) {
+            assert_eq!(got.frames.len(), index, "picture {index} is late");
+        }
+    }
+    assert_eq!(got.numbers(), (0..6).collect::<Vec<_>>());
+}

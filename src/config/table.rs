@@ -148,11 +148,11 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "serve.capacity",
         contract: None,
-        about: "Streams at a time. Under an orchestrator that manages the container it must be 1.",
+        about: "Streams at a time. One runner serves one; start another runner for another stream.",
         secret: false,
         get: |config| plain::show(&config.supervisor.capacity),
         set: |config, value| {
-            let capacity = within(plain::parse(value)?, 1, 32)?;
+            let capacity = within(plain::parse(value)?, 1, 1)?;
             config.supervisor.capacity = capacity;
             config.engine.capacity = capacity;
             Ok(())

@@ -1,4 +1,7 @@
 //! H.264 access units in, pictures out, with as little delay as the stream allows.
+//!
+//! `auto` uses an NVIDIA device through FFmpeg's own H.264 parser, not through `h264_cuvid`: that one learns of a picture's
+//! end from the next picture, a whole frame time later.
 
 use super::ffi::{Picture, VideoDecoder, VideoDecoderSpec};
 use super::{Damage, MediaError, h264};
@@ -27,6 +30,8 @@ pub(super) struct Decode {
     max_pixels: u64,
     decoder: VideoDecoder,
     threads: u32,
+    /// Pictures come from a device that has not shown yet that it can.
+    unproven: bool,
     picture: Picture,
     /// Nothing can be decoded before the next key picture.
     waiting: bool,
@@ -40,12 +45,14 @@ impl Decode {
     /// The decoder does not exist or does not open.
     pub fn new(wanted: &str, max_pixels: u64) -> Result<Self, MediaError> {
         let (name, decoder) = open(wanted, max_pixels, 1)?;
+        let unproven = name == ON_DEVICE;
         Ok(Self {
             wanted: wanted.into(),
             name,
             max_pixels,
             decoder,
             threads: 1,
+            unproven,
             picture: Picture::empty(),
             waiting: true,
             too_large: None,
@@ -86,12 +93,23 @@ impl Decode {
         if self.waiting && !scan.key {
             return Ok(Taken::Skipped);
         }
-        if let Err(_refused) = self.decoder.send(unit, pts, dts.or(pts)) {
-            self.take(found);
-            return Ok(Taken::Damaged(Damage::Picture));
+        let mut good = self.decode(unit, pts, dts, found);
+        if !good && self.unproven {
+            // The device opened and cannot decode after all; it was our choice, so we choose again.
+            (self.name, self.decoder) = open("h264", self.max_pixels, self.threads)?;
+            self.wanted = "h264".into();
+            self.unproven = false;
+            good = scan.key && self.decode(unit, pts, dts, found);
+            self.waiting = !scan.key;
+        } else {
+            self.waiting = false;
         }
-        self.waiting = false;
-        Ok(if self.take(found) { Taken::Decoded } else { Taken::Damaged(Damage::Picture) })
+        Ok(if good { Taken::Decoded } else { Taken::Damaged(Damage::Picture) })
+    }
+
+    fn decode(&mut self, unit: &[u8], pts: Option<i64>, dts: Option<i64>, found: &mut dyn FnMut(&Picture)) -> bool {
+        let sent = self.decoder.send(unit, pts, dts.or(pts)).is_ok();
+        self.take(found) && sent
     }
 
     /// Gives out what is held for reordering. The next unit must be a key picture.
@@ -107,7 +125,10 @@ impl Decode {
     fn take(&mut self, found: &mut dyn FnMut(&Picture)) -> bool {
         loop {
             match self.decoder.receive(&mut self.picture) {
-                Ok(true) => found(&self.picture),
+                Ok(true) => {
+                    self.unproven = false;
+                    found(&self.picture);
+                }
                 Ok(false) => return true,
                 Err(_refused) => return false,
             }
@@ -115,20 +136,22 @@ impl Decode {
     }
 }
 
+/// The name of H.264 decoded by an NVIDIA device.
+const ON_DEVICE: &str = "h264 (cuda)";
+
 fn open(wanted: &str, max_pixels: u64, threads: u32) -> Result<(String, VideoDecoder), MediaError> {
-    let try_open = |name: &str| {
-        VideoDecoder::open(&VideoDecoderSpec { name, threads, max_pixels, frame_threads: false, params: None })
-            .map(|decoder| (name.to_owned(), decoder))
+    let try_open = |name: &str, nvidia: bool| {
+        VideoDecoder::open(&VideoDecoderSpec { name, threads, max_pixels, frame_threads: false, nvidia, params: None })
     };
     if wanted != "auto" {
-        return try_open(wanted);
+        return Ok((wanted.into(), try_open(wanted, false)?));
     }
     if super::nvidia_device()
-        && let Ok(open) = try_open("h264_cuvid")
+        && let Ok(decoder) = try_open("h264", true)
     {
-        return Ok(open);
+        return Ok((ON_DEVICE.into(), decoder));
     }
-    try_open("h264")
+    Ok(("h264".into(), try_open("h264", false)?))
 }
 
 fn threads_for(size: Size) -> u32 {

@@ -62,9 +62,14 @@ impl Encode {
         self.encoder.extradata()
     }
 
-    /// Whether `frame` needs another encoder than the one that is open.
-    pub fn changes(&self, frame: &VideoFrame) -> bool {
-        self.encoder.size() != frame.size || self.encoder.color() != frame.color
+    /// Whether `frame` has another size than the encoder was opened for.
+    pub fn resized(&self, frame: &VideoFrame) -> bool {
+        self.encoder.size() != frame.size
+    }
+
+    /// Whether `frame` states another colour than the encoder writes down. One that states none goes by the encoder's.
+    pub fn recolored(&self, frame: &VideoFrame) -> bool {
+        frame.color.tagged && self.encoder.color() != frame.color
     }
 
     /// Opens the encoder anew for frames like `frame`. What it held goes to `out` first.
@@ -112,7 +117,7 @@ impl Encode {
         } else {
             let image = Image { data: &frame.data, size: frame.size, format: frame.format };
             self.scaler
-                .image_to_picture(&image, frame.color, picture, frame.color)
+                .image_to_picture(&image, frame.color, picture, self.encoder.color())
                 .map_err(|e| codec_error("conversion for the encoder", e))?;
         }
         self.encoder.encode_picture(picture, time, key, out)
@@ -125,7 +130,7 @@ impl Encode {
 }
 
 fn open(config: &EncodeConfig, size: Size, color: Color) -> Result<VideoEncoder, MediaError> {
-    if size.width < 2 || size.height < 2 || size.width % 2 != 0 || size.height % 2 != 0 || size.pixels() > 1 << 26 {
+    if size.width < 2 || size.height < 2 || (size.width | size.height) & 1 == 1 || size.pixels() > 1 << 26 {
         return Err(MediaError::Config {
             field: "size",
             reason: format!("{size} cannot be encoded; both sides must be even and at least 2"),

@@ -169,7 +169,7 @@ pub enum InputEvent {
         /// FFmpeg's name of the pixel format.
         pixel_format: String,
     },
-    /// The time line jumped. The output keeps the input's own time line.
+    /// The time line jumped. The output keeps the input's own time line. Each stream tells of its own.
     Discontinuity {
         /// The last time before the jump.
         from: Timestamp,

@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::encode::{Encode, EncodeConfig};
 use super::transcode::Transcoder;
+use super::ts::adts;
 use super::ts::mux::{Mux, MuxAudio, MuxStreams};
 use super::{AudioCodec, AudioPacket, Config, MediaError, PacketCodec};
 use crate::frame::{Size, Timestamp, VideoFrame};
@@ -230,7 +231,8 @@ impl Output {
             || !work.segment.as_ref().is_some_and(|s| s.has_video)
             || work.last_key.is_none_or(|key| frame.pts.since(key) >= work.segment_ticks);
         let mut written = 0;
-        if self.encode.changes(frame) {
+        // Another colour can wait for the next segment, so that pictures of two kinds in turn do not make one each.
+        if self.encode.resized(frame) || (cut && self.encode.recolored(frame)) {
             self.encode.reopen(frame, &mut |packet| written += work.encoded(&packet, out))?;
             cut = true;
         }
@@ -257,7 +259,11 @@ impl Output {
             AudioCodec::None => return Ok(()),
         };
         let work = &mut self.work;
-        if packet.codec == wanted && (wanted == PacketCodec::Aac || packet.rate == 48_000) {
+        let as_it_is = match wanted {
+            PacketCodec::Opus => packet.rate == 48_000,
+            PacketCodec::Aac => adts::header(&packet.config, packet.data.len()).is_some(),
+        };
+        if packet.codec == wanted && as_it_is {
             work.audio(packet, out);
             return Ok(());
         }
@@ -399,7 +405,7 @@ impl Work {
 fn admit(pts: Timestamp, last: Option<Timestamp>, resume: Option<Timestamp>, tolerance: i64) -> Option<bool> {
     if let Some(resume) = resume {
         let step = pts.since(resume);
-        return (step > 0 || step < -RESUME_WINDOW).then_some(true);
+        return (!(-RESUME_WINDOW..=0).contains(&step)).then_some(true);
     }
     let Some(last) = last else { return Some(false) };
     let step = pts.since(last);

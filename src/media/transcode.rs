@@ -134,8 +134,14 @@ impl AudioCoder {
         let Some(&(from, pts)) = self.anchors.iter().rev().find(|a| a.0 <= block).or(self.anchors.front()) else {
             return;
         };
-        // A time before zero cannot be written down; the first packet of a stream from zero begins there.
-        let time = (pts + ticks(block - from) - ticks(padding)).max(0);
+        let duration = ticks(self.encoder.frame_size() as i64);
+        let time = pts + ticks(block - from) - ticks(padding);
+        if time + duration <= 0 {
+            // Nothing but padding, before a stream that begins at zero.
+            return;
+        }
+        // A time before zero cannot be written down.
+        let time = time.max(0);
         if time <= self.last && self.last - time < Timestamp::HZ {
             return;
         }
@@ -143,7 +149,7 @@ impl AudioCoder {
         out(AudioPacket {
             codec: self.codec,
             pts: Timestamp(time),
-            duration: ticks(self.encoder.frame_size() as i64),
+            duration,
             data,
             rate: RATE,
             channels: self.channels,
@@ -251,5 +257,66 @@ impl Transcoder {
             self.resampler.push(&self.samples, self.coder.fifo()).map_err(|e| codec_error("audio resampling", e))?;
             self.coder.encode(out)?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::media::Tone;
+
+    fn tone(seconds: i64) -> Vec<AudioPacket> {
+        let mut packets = Vec::new();
+        Tone::new(440.0, 2).unwrap().until(Timestamp(seconds * Timestamp::HZ), &mut |p| packets.push(p)).unwrap();
+        packets
+    }
+
+    fn transcode(packets: &[AudioPacket]) -> Vec<i64> {
+        let mut transcoder = Transcoder::new(&packets[0], PacketCodec::Opus, 64).unwrap();
+        let mut times = Vec::new();
+        let mut out = |p: AudioPacket| times.push(p.pts.0);
+        packets.iter().for_each(|p| transcoder.push(&p.data, p.pts, &mut out).unwrap());
+        transcoder.finish(&mut out).unwrap();
+        times
+    }
+
+    /// Ticks by which an Opus packet's time lies before the block that it codes.
+    const PADDING: i64 = 312 * 90_000 / 48_000;
+
+    #[test]
+    fn rounding_of_the_source_does_not_show() {
+        let mut packets = tone(3);
+        for (index, packet) in packets.iter_mut().enumerate() {
+            // Milliseconds, as RTMP has them, and a jitter on top.
+            packet.pts.0 = 9_000_000 + packet.pts.0 / 90 * 90 + [0, 300, -500][index % 3];
+        }
+        let times = transcode(&packets);
+        assert!(times.windows(2).all(|w| w[1] - w[0] == 1800), "{times:?}");
+        assert_eq!(times[0], packets[0].pts.0 - PADDING);
+    }
+
+    #[test]
+    fn time_is_counted_anew_after_a_gap_and_after_a_jump_back() {
+        for shift in [45_000, 2 * Timestamp::HZ, -20 * Timestamp::HZ] {
+            let mut packets = tone(2);
+            packets.iter_mut().for_each(|p| p.pts.0 += 100 * Timestamp::HZ);
+            packets.iter_mut().skip(40).for_each(|p| p.pts.0 += shift);
+            let times = transcode(&packets);
+            assert!(times.contains(&(packets[40].pts.0 - PADDING)), "{shift}: {times:?}");
+            let odd = times.windows(2).filter(|w| w[1] - w[0] != 1800).count();
+            assert_eq!(odd, 1, "{shift}: {times:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_is_counted() {
+        let mut packets = tone(1);
+        packets[10].data = Bytes::from_static(&[0xFF; 40]);
+        let mut transcoder = Transcoder::new(&packets[0], PacketCodec::Opus, 64).unwrap();
+        let mut count = 0;
+        packets.iter().for_each(|p| transcoder.push(&p.data, p.pts, &mut |_| count += 1).unwrap());
+        assert_eq!(transcoder.undecodable(), 1);
+        assert!(count > 40);
     }
 }

@@ -1,4 +1,4 @@
-//! Decoders and encoders.
+//! Codec contexts; video decoders and encoders.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -6,19 +6,19 @@ use std::ptr::{self, NonNull};
 use ffmpeg_next::ffi as sys;
 
 use super::container::StreamParams;
-use super::data::{Frame, Packet, Picture, Samples};
+use super::data::{Frame, Packet, Picture};
 use super::{AvError, Dictionary, c_string, init};
 use crate::frame::{Color, Matrix, Size};
 use crate::media::MediaError;
 
 /// An `AVCodecContext`.
-struct Context(NonNull<sys::AVCodecContext>);
+pub(super) struct Context(NonNull<sys::AVCodecContext>);
 
 // SAFETY: a codec context may be used from any thread, one at a time, which ownership guarantees.
 unsafe impl Send for Context {}
 
 impl Context {
-    fn new(codec: *const sys::AVCodec) -> Self {
+    pub fn new(codec: *const sys::AVCodec) -> Self {
         // SAFETY: `codec` is a static description; null comes back only when memory is exhausted.
         match NonNull::new(unsafe { sys::avcodec_alloc_context3(codec) }) {
             Some(context) => Self(context),
@@ -26,21 +26,21 @@ impl Context {
         }
     }
 
-    fn ptr(&self) -> *mut sys::AVCodecContext {
+    pub fn ptr(&self) -> *mut sys::AVCodecContext {
         self.0.as_ptr()
     }
 
-    fn get(&self) -> &sys::AVCodecContext {
+    pub fn get(&self) -> &sys::AVCodecContext {
         // SAFETY: valid until drop; shared access through &self only.
         unsafe { self.0.as_ref() }
     }
 
-    fn get_mut(&mut self) -> &mut sys::AVCodecContext {
+    pub fn get_mut(&mut self) -> &mut sys::AVCodecContext {
         // SAFETY: valid until drop; unique access through &mut self.
         unsafe { self.0.as_mut() }
     }
 
-    fn set_extradata(&mut self, bytes: &[u8]) {
+    pub fn set_extradata(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
@@ -56,19 +56,19 @@ impl Context {
         }
     }
 
-    fn open(&mut self, codec: *const sys::AVCodec, options: &mut Dictionary) -> Result<(), AvError> {
+    pub fn open(&mut self, codec: *const sys::AVCodec, options: &mut Dictionary) -> Result<(), AvError> {
         // SAFETY: the context was made for `codec`; the dictionary is ours and av_dict entries taken are removed from it.
         AvError::check(unsafe { sys::avcodec_open2(self.ptr(), codec, &mut options.0) }).map(|_| ())
     }
 
-    fn send(&mut self, packet: Option<&Packet>) -> Result<(), AvError> {
+    pub fn send(&mut self, packet: Option<&Packet>) -> Result<(), AvError> {
         let packet = packet.map_or(ptr::null(), |p| p.ptr().cast_const());
         // SAFETY: an open decoder and a valid packet, or null for the end of the stream.
         AvError::check(unsafe { sys::avcodec_send_packet(self.ptr(), packet) }).map(|_| ())
     }
 
     /// True when `frame` was filled.
-    fn receive(&mut self, frame: &mut Frame) -> Result<bool, AvError> {
+    pub fn receive(&mut self, frame: &mut Frame) -> Result<bool, AvError> {
         // SAFETY: an open decoder and a valid frame, which is unreferenced first.
         match AvError::check(unsafe { sys::avcodec_receive_frame(self.ptr(), frame.ptr()) }) {
             Ok(_) => Ok(true),
@@ -77,12 +77,12 @@ impl Context {
         }
     }
 
-    fn flush(&mut self) {
+    pub fn flush(&mut self) {
         // SAFETY: an open codec.
         unsafe { sys::avcodec_flush_buffers(self.ptr()) };
     }
 
-    fn extradata(&self) -> &[u8] {
+    pub fn extradata(&self) -> &[u8] {
         let c = self.get();
         if c.extradata.is_null() || c.extradata_size <= 0 {
             return &[];
@@ -100,7 +100,7 @@ impl Drop for Context {
     }
 }
 
-fn find(name: &str, encoder: bool, role: &'static str) -> Result<*const sys::AVCodec, MediaError> {
+pub(super) fn find(name: &str, encoder: bool, role: &'static str) -> Result<*const sys::AVCodec, MediaError> {
     init();
     let c_name = c_string(name);
     // SAFETY: the name is a C string; the result is null or static.
@@ -114,7 +114,7 @@ fn find(name: &str, encoder: bool, role: &'static str) -> Result<*const sys::AVC
     if codec.is_null() { Err(MediaError::NoCodec { role, name: name.into() }) } else { Ok(codec) }
 }
 
-fn codec_error(what: impl Into<String>, e: AvError) -> MediaError {
+pub(super) fn codec_error(what: impl Into<String>, e: AvError) -> MediaError {
     MediaError::Codec { what: what.into(), reason: e.to_string() }
 }
 
@@ -128,6 +128,8 @@ pub(in crate::media) struct VideoDecoderSpec<'a> {
     pub max_pixels: u64,
     /// Threads that work on several pictures at once, which delays output: for files only.
     pub frame_threads: bool,
+    /// Decode on an NVIDIA device; opening fails without one.
+    pub nvidia: bool,
     /// What the container knows of the stream.
     pub params: Option<&'a StreamParams>,
 }
@@ -136,6 +138,8 @@ pub(in crate::media) struct VideoDecoderSpec<'a> {
 pub(in crate::media) struct VideoDecoder {
     context: Context,
     packet: Packet,
+    /// Where pictures arrive that lie in device memory.
+    device_frame: Option<Frame>,
 }
 
 impl VideoDecoder {
@@ -154,10 +158,24 @@ impl VideoDecoder {
         if spec.name.ends_with("_cuvid") {
             c.flags |= sys::AV_CODEC_FLAG_LOW_DELAY as c_int;
         }
+        if spec.nvidia {
+            // SAFETY: the device reference goes to the context, which frees it; the callback has no state.
+            AvError::check(unsafe {
+                sys::av_hwdevice_ctx_create(
+                    &mut c.hw_device_ctx,
+                    sys::AVHWDeviceType::AV_HWDEVICE_TYPE_CUDA,
+                    ptr::null(),
+                    ptr::null_mut(),
+                    0,
+                )
+            })
+            .map_err(|e| codec_error("the NVIDIA device", e))?;
+            c.get_format = Some(prefer_cuda);
+        }
         context
             .open(codec, &mut Dictionary::new([]))
             .map_err(|e| codec_error(format!("video decoder {}", spec.name), e))?;
-        Ok(Self { context, packet: Packet::new() })
+        Ok(Self { context, packet: Packet::new(), device_frame: spec.nvidia.then(Frame::new) })
     }
 
     /// Gives one access unit, times in the unit that comes back with pictures.
@@ -173,12 +191,56 @@ impl VideoDecoder {
 
     /// Takes the next picture, false when there is none yet.
     pub fn receive(&mut self, picture: &mut Picture) -> Result<bool, AvError> {
-        self.context.receive(&mut picture.0)
+        let Some(device_frame) = &mut self.device_frame else { return self.context.receive(&mut picture.0) };
+        if !self.context.receive(device_frame)? {
+            return Ok(false);
+        }
+        let (from, to) = (device_frame.ptr(), picture.0.ptr());
+        if device_frame.get().format != sys::AVPixelFormat::AV_PIX_FMT_CUDA as c_int {
+            // The device does not do this stream, so the decoder did it itself.
+            picture.0.unref();
+            // SAFETY: two valid frames; the references move from one to the other.
+            unsafe { sys::av_frame_move_ref(to, from) };
+            return Ok(true);
+        }
+        let (source, target) = (device_frame.get(), picture.0.get());
+        if (target.width, target.height) != (source.width, source.height) || target.buf[0].is_null() {
+            picture.0.unref();
+        }
+        // SAFETY: a frame in device memory and one that is empty or of the same size; FFmpeg allocates where needed.
+        let copied = AvError::check(unsafe { sys::av_hwframe_transfer_data(to, from, 0) });
+        let (source, target) = (device_frame.get(), picture.0.get_mut());
+        target.pts = source.pts;
+        target.best_effort_timestamp = source.best_effort_timestamp;
+        target.color_range = source.color_range;
+        target.colorspace = source.colorspace;
+        target.decode_error_flags = source.decode_error_flags;
+        target.flags = source.flags;
+        device_frame.unref();
+        copied.map(|_| true)
     }
 
     /// Forgets everything; the next unit must be one that can be decoded alone.
     pub fn flush(&mut self) {
         self.context.flush();
+    }
+}
+
+/// Chooses pictures in CUDA memory where the decoder offers them.
+unsafe extern "C" fn prefer_cuda(
+    context: *mut sys::AVCodecContext,
+    offered: *const sys::AVPixelFormat,
+) -> sys::AVPixelFormat {
+    let mut at = offered;
+    // SAFETY: FFmpeg passes a list that ends with AV_PIX_FMT_NONE, and its own context.
+    unsafe {
+        while *at != sys::AVPixelFormat::AV_PIX_FMT_NONE {
+            if *at == sys::AVPixelFormat::AV_PIX_FMT_CUDA {
+                return *at;
+            }
+            at = at.add(1);
+        }
+        sys::avcodec_default_get_format(context, offered)
     }
 }
 
@@ -383,7 +445,7 @@ impl VideoEncoder {
     }
 }
 
-fn drain(context: &Context, packet: &mut Packet, out: &mut dyn FnMut(Encoded<'_>)) -> Result<(), AvError> {
+pub(super) fn drain(context: &Context, packet: &mut Packet, out: &mut dyn FnMut(Encoded<'_>)) -> Result<(), AvError> {
     loop {
         // SAFETY: an open encoder and a valid packet, which is unreferenced first.
         match AvError::check(unsafe { sys::avcodec_receive_packet(context.ptr(), packet.ptr()) }) {
@@ -411,173 +473,6 @@ fn set_color(color: Color, range: &mut sys::AVColorRange, space: &mut sys::AVCol
         Matrix::Bt601 => sys::AVColorSpace::AVCOL_SPC_SMPTE170M,
         Matrix::Bt709 => sys::AVColorSpace::AVCOL_SPC_BT709,
     };
-}
-
-/// An audio decoder.
-pub(in crate::media) struct AudioDecoder {
-    context: Context,
-    packet: Packet,
-    name: String,
-}
-
-impl AudioDecoder {
-    /// Opens the decoder FFmpeg calls `name` for a stream of `rate` samples a second. `extradata` is the codec's own
-    /// header, for example an AudioSpecificConfig.
-    pub fn open(name: &str, rate: u32, channels: u8, extradata: &[u8]) -> Result<Self, MediaError> {
-        let codec = find(name, false, "audio decoder")?;
-        let mut context = Context::new(codec);
-        context.set_extradata(extradata);
-        let c = context.get_mut();
-        c.sample_rate = rate.min(c_int::MAX as u32) as c_int;
-        c.pkt_timebase = sys::AVRational { num: 1, den: 90_000 };
-        // SAFETY: writes the layout for a channel count into a field of the context.
-        unsafe { sys::av_channel_layout_default(&mut c.ch_layout, c_int::from(channels.max(1))) };
-        context.open(codec, &mut Dictionary::new([])).map_err(|e| codec_error(format!("audio decoder {name}"), e))?;
-        Ok(Self { context, packet: Packet::new(), name: name.into() })
-    }
-
-    /// Opens the decoder that a container's stream needs.
-    pub fn open_params(params: &StreamParams) -> Result<Self, MediaError> {
-        let name = params
-            .decoder_name()
-            .ok_or_else(|| MediaError::NoCodec { role: "audio decoder", name: params.codec_name().into() })?;
-        let codec = find(&name, false, "audio decoder")?;
-        let mut context = Context::new(codec);
-        params.apply(context.ptr()).map_err(|e| codec_error("stream parameters", e))?;
-        context.get_mut().pkt_timebase = sys::AVRational { num: 1, den: 90_000 };
-        context.open(codec, &mut Dictionary::new([])).map_err(|e| codec_error(format!("audio decoder {name}"), e))?;
-        Ok(Self { context, packet: Packet::new(), name })
-    }
-
-    pub fn send(&mut self, data: &[u8], pts: i64) -> Result<(), MediaError> {
-        self.packet
-            .fill(data, Some(pts), None)
-            .and_then(|()| self.context.send(Some(&self.packet)))
-            .map_err(|e| codec_error(&*self.name, e))
-    }
-
-    pub fn receive(&mut self, samples: &mut Samples) -> Result<bool, MediaError> {
-        self.context.receive(&mut samples.0).map_err(|e| codec_error(&*self.name, e))
-    }
-
-    pub fn send_end(&mut self) {
-        // A decoder that cannot drain has nothing left to give.
-        let _ = self.context.send(None);
-    }
-}
-
-/// How to open an [`AudioEncoder`].
-pub(in crate::media) struct AudioEncoderSpec<'a> {
-    pub name: &'a str,
-    pub rate: u32,
-    pub channels: u8,
-    pub bits_per_second: u64,
-    pub options: &'a [(&'a str, &'a str)],
-}
-
-/// An audio encoder that takes blocks of [`Self::frame_size`] samples.
-pub(in crate::media) struct AudioEncoder {
-    context: Context,
-    frame: Frame,
-    packet: Packet,
-    name: String,
-    planar: bool,
-    channels: usize,
-}
-
-impl AudioEncoder {
-    pub fn open(spec: &AudioEncoderSpec<'_>) -> Result<Self, MediaError> {
-        let codec = find(spec.name, true, "audio encoder")?;
-        let mut context = Context::new(codec);
-        // The native AAC encoder wants planar floats, libopus interleaved ones.
-        let planar = spec.name == "aac";
-        let c = context.get_mut();
-        c.sample_rate = spec.rate as c_int;
-        c.sample_fmt =
-            if planar { sys::AVSampleFormat::AV_SAMPLE_FMT_FLTP } else { sys::AVSampleFormat::AV_SAMPLE_FMT_FLT };
-        c.bit_rate = spec.bits_per_second as i64;
-        c.time_base = sys::AVRational { num: 1, den: spec.rate as c_int };
-        c.flags |= sys::AV_CODEC_FLAG_GLOBAL_HEADER as c_int;
-        // SAFETY: writes the layout for a channel count into a field of the context.
-        unsafe { sys::av_channel_layout_default(&mut c.ch_layout, c_int::from(spec.channels)) };
-        let mut options = Dictionary::new(spec.options.iter().copied());
-        context.open(codec, &mut options).map_err(|e| codec_error(format!("audio encoder {}", spec.name), e))?;
-        let mut frame = Frame::new();
-        let f = frame.get_mut();
-        f.nb_samples = context.get().frame_size.max(1);
-        f.format = context.get().sample_fmt as c_int;
-        f.sample_rate = spec.rate as c_int;
-        // SAFETY: layout, format and length are set before the buffers are asked for.
-        AvError::check(unsafe {
-            sys::av_channel_layout_default(&mut f.ch_layout, c_int::from(spec.channels));
-            sys::av_frame_get_buffer(frame.ptr(), 0)
-        })
-        .map_err(|e| codec_error(spec.name, e))?;
-        Ok(Self {
-            context,
-            frame,
-            packet: Packet::new(),
-            name: spec.name.into(),
-            planar,
-            channels: usize::from(spec.channels),
-        })
-    }
-
-    /// Samples of each channel in one block.
-    pub fn frame_size(&self) -> usize {
-        self.context.get().frame_size.max(1) as usize
-    }
-
-    /// Samples that the decoder gives before the first one that went in.
-    pub fn padding(&self) -> i64 {
-        i64::from(self.context.get().initial_padding)
-    }
-
-    /// The codec's header, for example an AudioSpecificConfig.
-    pub fn extradata(&self) -> &[u8] {
-        self.context.extradata()
-    }
-
-    /// Encodes one block of interleaved samples whose first has the time `pts` in samples.
-    pub fn encode(&mut self, block: &[f32], pts: i64, out: &mut dyn FnMut(Encoded<'_>)) -> Result<(), MediaError> {
-        let (size, channels) = (self.frame_size(), self.channels);
-        if block.len() != size * channels {
-            return Err(MediaError::Codec { what: self.name.clone(), reason: "a block of another length".into() });
-        }
-        // SAFETY: a valid frame with buffers.
-        AvError::check(unsafe { sys::av_frame_make_writable(self.frame.ptr()) })
-            .map_err(|e| codec_error(&*self.name, e))?;
-        let f = self.frame.get_mut();
-        f.pts = pts;
-        // SAFETY: planes hold `size` floats each (planar) or plane 0 holds `size × channels` (interleaved); the planes of
-        // at most eight channels are in `data`, and channels is 1 or 2.
-        unsafe {
-            if self.planar {
-                for channel in 0..channels {
-                    let plane = std::slice::from_raw_parts_mut(f.data[channel].cast::<f32>(), size);
-                    for (to, from) in plane.iter_mut().zip(block.iter().skip(channel).step_by(channels)) {
-                        *to = *from;
-                    }
-                }
-            } else {
-                ptr::copy_nonoverlapping(block.as_ptr(), f.data[0].cast::<f32>(), block.len());
-            }
-        }
-        // SAFETY: an open encoder and a full frame.
-        AvError::check(unsafe { sys::avcodec_send_frame(self.context.ptr(), self.frame.ptr()) })
-            .and_then(|_| drain(&self.context, &mut self.packet, out))
-            .map_err(|e| codec_error(&*self.name, e))
-    }
-
-    /// Gives out what the encoder still holds and ends it.
-    pub fn finish(&mut self, out: &mut dyn FnMut(Encoded<'_>)) -> Result<(), MediaError> {
-        // SAFETY: an open encoder; null begins the draining.
-        match AvError::check(unsafe { sys::avcodec_send_frame(self.context.ptr(), ptr::null()) }) {
-            Ok(_) | Err(AvError::EOF) => {}
-            Err(e) => return Err(codec_error(&*self.name, e)),
-        }
-        drain(&self.context, &mut self.packet, out).map_err(|e| codec_error(&*self.name, e))
-    }
 }
 
 /// FFmpeg's name of a codec id.

@@ -187,6 +187,10 @@ impl Reader {
         // SAFETY: an open input.
         AvError::check(unsafe { sys::avformat_find_stream_info(reader.context, ptr::null_mut()) })?;
         reader.video = reader.best(sys::AVMediaType::AVMEDIA_TYPE_VIDEO);
+        // The cover of a record is no video.
+        if reader.stream(Kind::Video).is_some_and(|s| s.disposition & sys::AV_DISPOSITION_ATTACHED_PIC as c_int != 0) {
+            reader.video = None;
+        }
         reader.audio = reader.best(sys::AVMediaType::AVMEDIA_TYPE_AUDIO);
         Ok(reader)
     }

@@ -8,16 +8,15 @@ use std::sync::Once;
 
 use ffmpeg_next::ffi as sys;
 
+mod audio;
 mod codec;
 mod container;
 mod data;
 mod resample;
 mod scale;
 
-pub(in crate::media) use codec::{
-    AudioDecoder, AudioEncoder, AudioEncoderSpec, Encoded, VideoDecoder, VideoDecoderSpec, VideoEncoder,
-    VideoEncoderSpec,
-};
+pub(in crate::media) use audio::{AudioDecoder, AudioEncoder, AudioEncoderSpec};
+pub(in crate::media) use codec::{Encoded, VideoDecoder, VideoDecoderSpec, VideoEncoder, VideoEncoderSpec};
 pub(in crate::media) use container::{Kind, Reader, StreamParams, Writer, WriterAudio, WriterVideo, register_devices};
 pub(in crate::media) use data::{Picture, Samples};
 pub(in crate::media) use resample::Resampler;

@@ -322,6 +322,7 @@ fn open_video(reader: &Reader, target: Option<Size>) -> Result<OpenVideo, MediaE
         threads,
         max_pixels: MAX_PIXELS,
         frame_threads: true,
+        nvidia: false,
         params: Some(&params),
     })?;
     let period = (Timestamp::HZ as f64 / reader.fps().unwrap_or(30.0)).round() as i64;

@@ -44,6 +44,7 @@ struct Track {
     audio: Option<(StreamKind, u32, u8, Vec<u8>)>,
     adts: adts::Frames,
     offset: i64,
+    newest: i64,
     last: [Option<i64>; 2],
     packets: u64,
 }
@@ -128,8 +129,12 @@ impl DemuxSink for Track {
 
     fn damage(&mut self, _: Damage) {}
 
-    fn jump(&mut self, from: Timestamp, to: Timestamp) {
-        self.offset += from.0 - to.0 + Timestamp::HZ / 30;
+    fn jump(&mut self, _: Timestamp, to: Timestamp) {
+        // Each stream tells of the same jump; the first to do so closes it.
+        let ahead = to.0 + self.offset - self.newest;
+        if ahead.abs() > Timestamp::HZ {
+            self.offset -= ahead - Timestamp::HZ / 30;
+        }
     }
 }
 
@@ -137,6 +142,7 @@ impl Track {
     fn hold(&mut self, kind: Kind, data: Vec<u8>, pts: i64, dts: i64, duration: i64, key: bool) {
         self.held_bytes += data.len();
         let (pts, dts) = (pts + self.offset, dts + self.offset);
+        self.newest = self.newest.max(dts);
         self.held.push_back(Held { kind, data, pts, dts, duration, key });
     }
 
@@ -168,6 +174,7 @@ impl Track {
             // The file's time begins with its first packet.
             let first = self.held.iter().map(|h| h.dts).min().unwrap_or(0);
             self.offset -= first;
+            self.newest -= first;
             self.held.iter_mut().for_each(|h| (h.pts, h.dts) = (h.pts - first, h.dts - first));
         }
         self.held_bytes = 0;
