@@ -9,10 +9,12 @@ use clap::{ArgMatches, Command};
 mod config;
 pub mod demo;
 mod engine;
+mod ledger;
 pub mod logging;
 pub mod rig;
 mod serve;
 pub mod settings;
+mod top;
 
 /// Exit code for a wrong flag, variable or file (`EX_USAGE`).
 pub const USAGE: u8 = 64;
@@ -27,6 +29,8 @@ struct Subcommand {
 const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: serve::command, run: serve::run },
     Subcommand { command: demo::command, run: demo::run },
+    Subcommand { command: top::command, run: top::run },
+    Subcommand { command: ledger::command, run: ledger::run },
     Subcommand { command: config::command, run: config::run },
     Subcommand { command: engine::command, run: engine::run },
 ];
