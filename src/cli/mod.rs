@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
+pub mod bench;
 mod config;
 pub mod demo;
 mod engine;
@@ -29,6 +30,7 @@ struct Subcommand {
 const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: serve::command, run: serve::run },
     Subcommand { command: demo::command, run: demo::run },
+    Subcommand { command: bench::command, run: bench::run },
     Subcommand { command: top::command, run: top::run },
     Subcommand { command: ledger::command, run: ledger::run },
     Subcommand { command: config::command, run: config::run },

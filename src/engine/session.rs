@@ -377,7 +377,14 @@ impl Session {
         };
         let bad = move |reason| shared.fail("params", reason);
         let position = move |seq| position.control_seq.store(seq, std::sync::atomic::Ordering::Relaxed);
-        async move { (Role::Control, Some(control::read(subscriber, max, update, bad, position).await)) }
+        let stop = self.shared.reading.clone();
+        async move {
+            let reason = tokio::select! {
+                reason = control::read(subscriber, max, update, bad, position) => reason,
+                () = stop.cancelled() => "reading was stopped".into(),
+            };
+            (Role::Control, Some(reason))
+        }
     }
 
     /// Runs until something ends the session.

@@ -19,6 +19,7 @@ pub mod noop;
 pub mod overlay;
 pub mod params;
 pub mod registry;
+pub mod streamdiffusion;
 
 /// A JSON object of parameters, as it arrives with a start request or an update.
 pub type Params = Map<String, Value>;

@@ -4,10 +4,11 @@ use super::Pipeline;
 use super::delay::Delay;
 use super::invert::Invert;
 use super::noop::Noop;
+use super::streamdiffusion::StreamDiffusion;
 
 /// All pipelines, in the order in which lists show them.
 pub fn all() -> &'static [&'static dyn Pipeline] {
-    &[&Noop, &Invert, &Delay]
+    &[&Noop, &Invert, &Delay, &StreamDiffusion]
 }
 
 /// The pipeline called `name`.
