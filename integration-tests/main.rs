@@ -7,6 +7,7 @@ mod faults;
 mod layers;
 mod live;
 mod media;
+mod metering;
 mod model;
 mod process;
 mod regression;
