@@ -1,6 +1,6 @@
 //! `weir process`: a file through a pipeline, every frame of it, as fast as it goes.
 //!
-//! Nothing is dropped and nothing is skipped: the stages in [`stages`] wait for each other.
+//! Nothing is dropped and nothing is skipped: the stages in `stages` wait for each other.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
