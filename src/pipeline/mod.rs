@@ -90,6 +90,11 @@ pub trait Pipeline: Send + Sync {
     /// One sentence for people.
     fn about(&self) -> &'static str;
 
+    /// The parameters to load with before the first stream asks for any.
+    fn initial(&self) -> Params {
+        Params::new()
+    }
+
     /// JSON Schema (2020-12) of the parameters: an object whose `properties` carry `type`, `title`, `description`,
     /// `default` and bounds. Pages make their controls from it.
     fn schema(&self) -> Value;

@@ -40,12 +40,12 @@ function control(name, schema, value, fixed) {
     const [low, high] = [schema.minimum, schema.maximum];
     const bounded = Number.isFinite(low) && Number.isFinite(high);
     const step = schema.multipleOf || (whole ? 1 : bounded ? Number(((high - low) / 100).toPrecision(2)) : "any");
-    const range = bounded && (high - low) / (step === "any" ? 1 : step) <= 1000;
+    const range = !fixed && bounded && (high - low) / (step === "any" ? 1 : step) <= 1000;
     const bounds = { ...(low === undefined ? {} : { min: low }), ...(high === undefined ? {} : { max: high }), step };
     const box = element("input", { type: range ? "range" : "number", ...bounds, ...common });
     box.value = value;
     readers.set(name, () => box.valueAsNumber);
-    if (!range) return element("label", { class: "field" }, heading(), box, ...about);
+    if (!range) return element("label", { class: fixed ? "field fixed" : "field" }, heading(), box, ...about);
     const shown = element("output", { for: id }, String(value));
     box.addEventListener("input", () => { shown.value = box.value; });
     return element("label", { class: "field" }, heading(shown), box, ...about);
@@ -102,9 +102,10 @@ async function build() {
   document.documentElement.style.setProperty("--shape", `${info.width} / ${info.height}`);
   const form = $("params");
   const fields = Object.entries(info.schema.properties || {});
-  // What can be turned comes first; the size is fixed while a stream runs.
+  // What is the pipeline's own comes first, what a running stream keeps comes last.
   const fixed = (name) => info.fixed.includes(name);
-  fields.sort((a, b) => fixed(a[0]) - fixed(b[0]));
+  const rank = (name) => (fixed(name) ? 2 + info.fixed.indexOf(name) : name === "show_reloading_frame" ? 1 : 0);
+  fields.sort((a, b) => rank(a[0]) - rank(b[0]));
   form.replaceChildren(...fields.map(([name, schema]) =>
     control(name, schema, info.params[name] ?? schema.default, fixed(name))));
   if (!fields.length) form.append("This pipeline has none.");
@@ -154,7 +155,8 @@ function show(now) {
   $("p50").value = number(now.p50, 0);
   $("p95").value = number(now.p95, 0);
   $("restarts").value = now.restarts;
-  const places = Object.entries(now.dropped);
+  // What a new engine reads again was published by the old one: it is not lost.
+  const places = Object.entries(now.dropped).filter(([place]) => place !== "resume");
   $("dropped").value = places.reduce((sum, [, count]) => sum + count, 0);
   $("dropped-where").textContent =
     places.length ? places.map(([place, count]) => `${place.replace("_", " ")} ${count}`).join(", ") : "frames";
