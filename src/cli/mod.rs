@@ -11,6 +11,7 @@ mod config;
 pub mod demo;
 mod engine;
 pub mod logging;
+mod models;
 pub mod process;
 pub mod rig;
 mod serve;
@@ -32,6 +33,7 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: process::command, run: process::run },
     Subcommand { command: bench::command, run: bench::run },
     Subcommand { command: config::command, run: config::run },
+    Subcommand { command: models::command, run: models::run },
     Subcommand { command: engine::command, run: engine::run },
 ];
 
