@@ -418,7 +418,6 @@ async fn an_output_that_fails_for_good_ends_the_stream() {
         runner.order(&stream.request_to("noop", small(), &base)).await;
         let clip = Clip { seconds: 30, segment: 1, ..Clip::default() };
         let _feeding = stream.feed_behind(clip.segments(), seconds(1.0));
-
         runner.health("IDLE", seconds(25.0)).await;
         stream.events.end(LONG).await;
         assert!(!messages(&stream).is_empty(), "{fault:?} is told");

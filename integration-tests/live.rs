@@ -465,9 +465,19 @@ async fn ten_streams_leave_nothing_behind() {
     for _ in 0..9 {
         one().await;
     }
-    let after = one().await;
-    assert!(after.threads <= before.threads, "{before:?} {after:?}");
-    assert!(after.fds <= before.fds + 4, "{before:?} {after:?}");
-    assert!(after.rss <= before.rss + 8 * 1024, "{before:?} {after:?}");
+    one().await;
+    // Threads that the runtime keeps for a while go with time; those that are lost stay.
+    let settled = |now: &crate::support::runner::Usage| {
+        now.threads <= before.threads && now.fds <= before.fds + 4 && now.rss <= before.rss + 8 * 1024
+    };
+    let began = Instant::now();
+    loop {
+        let now = runner.usage();
+        if settled(&now) {
+            break;
+        }
+        assert!(began.elapsed() < seconds(15.0), "{before:?} {now:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     runner.no_panic();
 }
