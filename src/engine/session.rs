@@ -313,7 +313,7 @@ impl Session {
         let (pieces, received) = mpsc::channel(ingest::PIECES);
         let decoder = ingest::spawn_decoder(
             self.shared.clone(),
-            ingest::input_config(&self.shared, size, &config.media),
+            ingest::input_config(&self.shared, size, &config.media, request.max_fps),
             received,
             last_video,
         )
