@@ -255,6 +255,13 @@ impl InputSink for Sink<'_> {
 }
 
 /// The decoder's settings for a session.
-pub fn input_config(shared: &Shared, size: Size, media: &crate::media::Config) -> InputConfig {
-    InputConfig { target: size, format: PixelFormat::I420, media: media.clone(), pool: shared.pool.clone() }
+pub fn input_config(shared: &Shared, size: Size, media: &crate::media::Config, max_fps: Option<f64>) -> InputConfig {
+    let mut media = media.clone();
+    // 0 means no cap.
+    media.max_fps = match (media.max_fps, max_fps.filter(|fps| *fps > 0.0)) {
+        (set, None) => set,
+        (set, Some(asked)) if set > 0.0 => set.min(asked),
+        (_, Some(asked)) => asked,
+    };
+    InputConfig { target: size, format: PixelFormat::I420, media, pool: shared.pool.clone() }
 }

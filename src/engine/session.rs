@@ -329,7 +329,7 @@ impl Session {
         let _ = self.shared.input_pieces.set(pieces.downgrade());
         let decoder = ingest::spawn_decoder(
             self.shared.clone(),
-            ingest::input_config(&self.shared, size, &config.media),
+            ingest::input_config(&self.shared, size, &config.media, request.max_fps),
             received,
             last_video,
         )

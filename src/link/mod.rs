@@ -42,6 +42,9 @@ pub struct StreamRequest {
     /// The client's stream id, for logs; may be empty.
     #[serde(default)]
     pub stream_id: String,
+    /// Frames a second handed to the pipeline at most; the lower of this and the setting counts.
+    #[serde(default)]
+    pub max_fps: Option<f64>,
 }
 
 impl std::fmt::Debug for StreamRequest {
