@@ -407,8 +407,9 @@ fn loras_are_merged_as_diffusers_fuses_them() {
         }
         weights
     };
-    #[expect(clippy::type_complexity, reason = "one table of one test")]
-    let cases: [(&str, &[(&str, f32)], usize); 5] = [
+    /// The name, the LoRAs with their weights, and how many weights change.
+    type Case<'a> = (&'a str, &'a [(&'a str, f32)], usize);
+    let cases: [Case<'_>; 5] = [
         ("kohya", &[("kohya", 0.8)], 13),
         ("peft", &[("peft", 0.5)], 8),
         ("old", &[("old", 1.0)], 3),
