@@ -36,11 +36,11 @@ fn is(answer: &Answer, status: u16, word: &str, message: &str) {
 }
 
 fn started(fake: &Fake) -> weir::link::StreamRequest {
-    let starts = fake.seen().into_iter().filter_map(|(_, message)| match message {
+    let mut starts = fake.seen().into_iter().filter_map(|(_, message)| match message {
         ToEngine::Start { request, .. } => Some(*request),
         _ => None,
     });
-    starts.last().expect("a start")
+    starts.next_back().expect("a start")
 }
 
 fn updates(fake: &Fake) -> Vec<Value> {
