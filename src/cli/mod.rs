@@ -6,11 +6,15 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
+mod alias;
 pub mod bench;
 mod config;
 pub mod demo;
+mod doctor;
 mod engine;
+mod health;
 pub mod logging;
+mod prepare;
 pub mod rig;
 mod serve;
 pub mod settings;
@@ -29,6 +33,9 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: serve::command, run: serve::run },
     Subcommand { command: demo::command, run: demo::run },
     Subcommand { command: bench::command, run: bench::run },
+    Subcommand { command: doctor::command, run: doctor::run },
+    Subcommand { command: prepare::command, run: prepare::run },
+    Subcommand { command: health::command, run: health::run },
     Subcommand { command: config::command, run: config::run },
     Subcommand { command: engine::command, run: engine::run },
 ];
@@ -45,7 +52,9 @@ fn command() -> Command {
 
 /// Runs the command line. 64 for wrong usage, else what the subcommand says.
 pub fn main() -> ExitCode {
-    let matches = match command().try_get_matches() {
+    let prepare = std::env::var_os(alias::PREPARE_VARIABLE).is_some_and(|value| value == "1");
+    let arguments = alias::translate(std::env::args_os().collect(), prepare);
+    let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
             // Nothing is left to tell when even this cannot be printed.
