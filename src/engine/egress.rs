@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::outbox::{Meta, Next, Picture};
 use super::shared::{ENCODE, Shared, Streams};
@@ -23,7 +24,7 @@ pub const PIECES: usize = 256;
 /// How long the encoder waits before it looks at held audio again.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A last good picture older than this is not shown behind the overlay.
+/// A last good picture older than this is not shown any more, neither for frames that fail nor behind the overlay.
 const BACKGROUND: Duration = Duration::from_secs(5);
 
 /// Longer than any patience of the hold: releases everything.
@@ -159,7 +160,7 @@ impl Encoder {
                 self.kept = Some((frame, Instant::now()));
                 self.overlay = None;
             }
-            Picture::Repeat(meta) => match self.kept.take() {
+            Picture::Repeat(meta) => match self.kept.take_if(|(_, made)| made.elapsed() < BACKGROUND) {
                 Some((mut frame, made)) => {
                     stamp(&mut frame, meta);
                     let result = self.encode(&frame, Kind::Repeated);
@@ -232,8 +233,12 @@ struct Sink {
 
 impl Sink {
     fn send(&mut self, piece: Piece) {
+        let Err(TrySendError::Full(piece)) = self.pieces.try_send(piece) else { return };
+        // Waiting for a slow network is no hang of this thread, for which the engine would be replaced.
+        self.shared.busy[ENCODE].clear();
         // A publisher that is gone has cancelled the session, which the encoder sees before its next picture.
         let _ = self.pieces.blocking_send(piece);
+        self.shared.busy[ENCODE].set(Instant::now());
     }
 }
 

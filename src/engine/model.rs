@@ -114,6 +114,10 @@ struct Worker {
 impl Worker {
     fn serve(mut self, work: &Receiver<Work>) {
         while let Ok(Work { shared, params }) = work.recv() {
+            if shared.cancel.is_cancelled() {
+                // The session ended while it waited for the one before.
+                continue;
+            }
             self.processor.reset();
             if self.begin(&shared, &params) {
                 shared.open_model(self.processor.format());
