@@ -10,7 +10,8 @@
 //! | [`supervisor`] | the process that answers: HTTP API, admission, the engine child and its restarts | `link`, `health`, `metering` |
 //! | [`engine`] | the process that works: sessions and their stage threads | `link`, `pipeline`, `trickle`, `media`, `metering`, `health`, `frame` |
 //! | [`link`] | the messages between the two and their framing | nothing of ours |
-//! | [`pipeline`] | the `FrameProcessor` trait, parameters, the registry, the overlay | `graph`, `inference`, `frame` |
+//! | [`pipeline`] | the `FrameProcessor` trait, parameters, the registry, the overlay | `models`, `graph`, `inference`, `frame` |
+//! | [`models`] | CLIP, UNet, TAESD, ControlNet as graph builders; weights and LoRA reading | `graph` |
 //! | [`graph`] | a typed ONNX builder; knows no model | nothing of ours |
 //! | [`inference`] | ONNX Runtime sessions and providers | `frame` |
 //! | [`media`] | transport stream, H.264, audio, scaling, time stamps | `frame` |
@@ -37,6 +38,7 @@ pub mod inference;
 pub mod link;
 pub mod media;
 pub mod metering;
+pub mod models;
 pub mod pipeline;
 pub mod supervisor;
 pub mod trickle;

@@ -6,13 +6,18 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
+pub mod bench;
 mod config;
 pub mod demo;
 mod engine;
+mod ledger;
 pub mod logging;
+mod models;
+pub mod process;
 pub mod rig;
 mod serve;
 pub mod settings;
+mod top;
 
 /// Exit code for a wrong flag, variable or file (`EX_USAGE`).
 pub const USAGE: u8 = 64;
@@ -27,7 +32,12 @@ struct Subcommand {
 const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: serve::command, run: serve::run },
     Subcommand { command: demo::command, run: demo::run },
+    Subcommand { command: process::command, run: process::run },
+    Subcommand { command: bench::command, run: bench::run },
+    Subcommand { command: top::command, run: top::run },
+    Subcommand { command: ledger::command, run: ledger::run },
     Subcommand { command: config::command, run: config::run },
+    Subcommand { command: models::command, run: models::run },
     Subcommand { command: engine::command, run: engine::run },
 ];
 

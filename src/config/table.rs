@@ -183,6 +183,14 @@ pub const SETTINGS: &[Setting] = &[
         "Time between the order to end and the end. An orchestrator gives 8s."
     ),
     row!(
+        "serve.trace",
+        None,
+        maybe_path,
+        engine.trace,
+        Ok::<_, String>,
+        "File for a trace of every frame, which Perfetto opens; empty for none."
+    ),
+    row!(
         "restart.max_failures",
         None,
         plain,
@@ -294,6 +302,22 @@ pub const SETTINGS: &[Setting] = &[
         engine.trickle.silent_get_ms,
         |ms| time_within(ms, 1_000, 300_000),
         "Time after which a request without an answer is made again on a new connection."
+    ),
+    row!(
+        "trickle.write_stall",
+        None,
+        time,
+        engine.trickle.write_stall_ms,
+        |ms| time_within(ms, 500, 300_000),
+        "Time without progress after which an output segment is given up."
+    ),
+    row!(
+        "trickle.close",
+        None,
+        time,
+        engine.trickle.close_ms,
+        |ms| time_within(ms, 100, 60_000),
+        "Time that ending an output channel may take, the answers of its last segments included."
     ),
     row!(
         "trickle.max_failures",
@@ -431,6 +455,46 @@ pub const SETTINGS: &[Setting] = &[
         engine.inference.library,
         Ok::<_, String>,
         "Path of `libonnxruntime.so`; empty looks in the usual places."
+    ),
+    row!(
+        "metering.interval",
+        None,
+        time,
+        engine.interval_ms,
+        |ms| time_within(ms, 500, 3_600_000),
+        "Time that an entry of the ledger spans, and time between two debits: the orchestrator's `-livePaymentInterval`."
+    ),
+    row!(
+        "metering.events",
+        None,
+        plain,
+        engine.interval_events,
+        Ok::<_, String>,
+        "`true` tells the gateway of every interval by a `metering` event."
+    ),
+    row!(
+        "ledger.path",
+        None,
+        maybe_path,
+        supervisor.ledger.path,
+        Ok::<_, String>,
+        "Folder of the ledger, in which every interval of every stream is accounted for; empty for none."
+    ),
+    row!(
+        "ledger.max_size",
+        None,
+        size,
+        supervisor.ledger.max_size,
+        |bytes| within(bytes, 64 * 1024, 1 << 40),
+        "Bytes that all files of the ledger may have together; the oldest are removed."
+    ),
+    row!(
+        "ledger.max_age",
+        None,
+        time,
+        supervisor.ledger.max_age_ms,
+        |ms| time_within(ms, 60_000, u64::MAX / 2),
+        "Age at which a file of the ledger is removed."
     ),
     row!(
         "log.level",

@@ -13,7 +13,7 @@ use super::fresh::{Average, Popped, skip};
 use super::outbox::{Meta, Picture};
 use super::shared::{MODEL, Shared};
 use crate::frame::{FramePool, VideoFrame};
-use crate::metering::Place;
+use crate::metering::{Place, Queue};
 use crate::pipeline::{Applied, Checked, FrameProcessor, LoadContext, Pipeline, PipelineError};
 
 /// How often an idle model thread looks for new parameters or a finished load.
@@ -126,7 +126,8 @@ impl Worker {
                 self.frames(&shared);
             }
             shared.shut_model();
-            shared.input.abort();
+            let lost = shared.input.abort();
+            shared.drops_at(Place::End, lost as u64);
             shared.output.close_video();
             self.processor.reset();
         }
@@ -178,7 +179,7 @@ impl Worker {
             let popped = shared.input.pop(
                 Some(Instant::now() + LOOK),
                 |queued| skip(queued, cost.get(), shared.interval(), freshness),
-                |_| shared.metrics.drop_at(Place::Input),
+                |_| shared.drop_at(Place::Input),
             );
             let mut frame = match popped {
                 Popped::Item(frame) => frame,
@@ -196,6 +197,9 @@ impl Worker {
             shared.busy[MODEL].clear();
             let done = Instant::now();
             cost.add(done - started);
+            shared.metrics.passed(Queue::Model);
+            shared.metrics.model_busy.inc_by((done - started).as_secs_f64());
+            shared.meter.busy(done - started);
             let picture = match result {
                 Ok(mut frame) => {
                     (frame.seq, frame.pts, frame.stamps) = (meta.seq, meta.pts, meta.stamps);
@@ -208,7 +212,7 @@ impl Worker {
                 }
             };
             if shared.output.video(picture).is_some() {
-                shared.metrics.drop_at(Place::Output);
+                shared.drop_at(Place::Output);
             }
         }
         // The loader cannot be cancelled; its result is dropped when it comes, before the next session is served.
@@ -275,7 +279,7 @@ mod tests {
 
     use super::*;
     use crate::frame::{PixelFormat, Size, Timestamp};
-    use crate::metering::Metrics;
+    use crate::metering::{Carry, Clock, Meter, Metrics, Tracer};
     use crate::pipeline::registry;
     use serde_json::json;
 
@@ -296,7 +300,19 @@ mod tests {
         };
         let pool = FramePool::new(24);
         let model = Model::start(pipeline, check(0, 0), Arc::new(Config::default()), pool.clone(), |_| {}).unwrap();
-        let shared = Shared::new(1, pipeline, pool.clone(), Arc::new(Metrics::new().unwrap()), Instant::now());
+        let shared = {
+            let now = Instant::now();
+            let clock = Clock { at: now, unix_ns: 0 };
+            let meter = Meter::new(
+                1,
+                Size::new(64, 64),
+                clock,
+                Duration::from_secs(5),
+                Carry { number: 0, from_ms: 0, billed_until_ns: 0 },
+                Arc::new(Tracer::new()),
+            );
+            Shared::new(1, pipeline, pool.clone(), Arc::new(Metrics::new().unwrap()), meter, now)
+        };
         assert!(model.serve(shared.clone(), check(0, 0)));
         wait("the model opens", || shared.ready());
         let opened = shared.ready_at.get();

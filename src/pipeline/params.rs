@@ -149,7 +149,7 @@ impl Table {
 }
 
 impl Field {
-    fn schema(&self) -> Value {
+    pub(super) fn schema(&self) -> Value {
         let mut schema = match self.kind {
             Kind::Int { min, max, multiple_of: 1, .. } => json!({"type": "integer", "minimum": min, "maximum": max}),
             Kind::Int { min, max, multiple_of, .. } => {
@@ -179,7 +179,7 @@ impl Kind {
     }
 
     /// `given` as this kind, or why not.
-    fn take(&self, given: &Value) -> Result<Value, String> {
+    pub(super) fn take(&self, given: &Value) -> Result<Value, String> {
         match *self {
             Kind::Int { min, max, multiple_of, .. } => {
                 let n = integer(given)?;

@@ -1,6 +1,7 @@
 //! Settings of the supervisor.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,26 @@ pub struct Config {
     pub load_ms: u64,
     /// Milliseconds between SIGTERM and the end.
     pub shutdown_ms: u64,
+    /// The ledger.
+    pub ledger: LedgerConfig,
+}
+
+/// Settings of the ledger.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LedgerConfig {
+    /// Folder that it is written to; none for no ledger.
+    pub path: Option<PathBuf>,
+    /// Bytes that all of its files may have together; the oldest are removed.
+    pub max_size: usize,
+    /// Milliseconds after which a file is removed.
+    pub max_age_ms: u64,
+}
+
+impl Default for LedgerConfig {
+    fn default() -> Self {
+        Self { path: None, max_size: 1 << 30, max_age_ms: 400 * 86_400_000 }
+    }
 }
 
 impl Default for Config {
@@ -55,6 +76,7 @@ impl Default for Config {
             hang_ms: 10_000,
             load_ms: 180_000,
             shutdown_ms: 3_000,
+            ledger: LedgerConfig::default(),
         }
     }
 }

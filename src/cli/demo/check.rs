@@ -294,3 +294,98 @@ fn difference(wanted: &VideoFrame, got: &VideoFrame, inversion: f64) -> f64 {
         .sum();
     sum / wanted.len().max(1) as f64
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::media::{AudioCodec, Chunk, Output, OutputConfig, SegmentSink, Tone};
+
+    const SIZE: Size = Size::new(256, 256);
+
+    #[derive(Default)]
+    struct Stream(Vec<u8>);
+
+    impl SegmentSink for Stream {
+        fn begin(&mut self, _: Timestamp) {}
+
+        fn bytes(&mut self, bytes: bytes::Bytes, _: Chunk) {
+            self.0.extend_from_slice(&bytes);
+        }
+
+        fn end(&mut self) {}
+    }
+
+    /// A stream of 90 pictures, of which `change` may alter or leave out each, with sound or without.
+    fn verdict(sound: bool, mut change: impl FnMut(VideoFrame) -> Option<VideoFrame>) -> Verdict {
+        let media = crate::media::Config { audio: AudioCodec::Aac, ..Default::default() };
+        let mut output = Output::new(OutputConfig { size: SIZE, fps_hint: 30.0, media }).unwrap();
+        output.announce(true, sound.then_some(1));
+        let (pattern, mut tone) = (Pattern::new(SIZE, 30.0).unwrap(), Tone::new(440.0, 1).unwrap());
+        let mut stream = Stream::default();
+        for number in 0..90 {
+            let frame = pattern.owned_frame(number);
+            if sound {
+                let mut packets = Vec::new();
+                tone.until(frame.pts, &mut |packet| packets.push(packet)).unwrap();
+                packets.iter().for_each(|packet| output.audio(packet, &mut stream).unwrap());
+            }
+            if let Some(frame) = change(frame) {
+                output.video(&frame, &mut stream).unwrap();
+            }
+        }
+        output.finish(&mut stream).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.ts");
+        std::fs::write(&path, &stream.0).unwrap();
+        check(&path, &Expected { pattern: Some((SIZE, 30.0)), inversion: Some(0.0), size: SIZE }).unwrap()
+    }
+
+    fn bad(verdict: &Verdict) -> String {
+        let bad: Vec<_> = verdict.findings.iter().filter(|f| !f.good).map(|f| f.text.as_str()).collect();
+        bad.join("; ")
+    }
+
+    #[test]
+    fn a_good_stream_is_right() {
+        let verdict = verdict(true, Some);
+        assert!(verdict.good(), "{}", bad(&verdict));
+        assert_eq!(verdict.pictures, 90);
+    }
+
+    #[test]
+    fn every_fault_is_found() {
+        let missing = verdict(true, |frame| (frame.seq != 50).then_some(frame));
+        assert!(bad(&missing).contains("1 of 60 pictures missing"), "{}", bad(&missing));
+        let early = verdict(true, |frame| (frame.seq != 9).then_some(frame));
+        assert!(early.good(), "{}", bad(&early));
+        let inverted = verdict(true, |mut frame| {
+            if frame.seq == 60 {
+                frame.planes_mut()[0].iter_mut().for_each(|sample| *sample = 251 - *sample);
+            }
+            Some(frame)
+        });
+        assert!(bad(&inverted).contains("not inverted (1"), "{}", bad(&inverted));
+        let late = verdict(true, |mut frame| {
+            frame.pts.0 += if frame.seq > 40 { 1500 } else { 0 };
+            Some(frame)
+        });
+        assert!(bad(&late).contains("those of the input (49"), "{}", bad(&late));
+        let dark = verdict(true, |mut frame| {
+            frame.planes_mut()[0].iter_mut().for_each(|sample| *sample = (*sample).saturating_sub(20));
+            Some(frame)
+        });
+        assert!(bad(&dark).contains("samples"), "{}", bad(&dark));
+        let grey = verdict(true, |mut frame| {
+            if frame.seq == 70 {
+                frame.planes_mut()[0].fill(128);
+            }
+            Some(frame)
+        });
+        assert!(bad(&grey).contains("readable (1 not"), "{}", bad(&grey));
+        let silent = verdict(false, Some);
+        assert!(bad(&silent).contains("no sound"), "{}", bad(&silent));
+        let nothing = verdict(true, |_| None);
+        assert!(!nothing.good());
+    }
+}

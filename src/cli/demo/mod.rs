@@ -38,6 +38,8 @@ pub struct Options {
     pub check: bool,
     /// Copies the runner's log to standard error.
     pub show_log: bool,
+    /// Further flags of `weir serve`.
+    pub flags: Vec<String>,
     /// The `weir` program.
     pub program: PathBuf,
 }
@@ -52,6 +54,7 @@ impl Options {
             status: Duration::from_secs(1),
             load_wait: Duration::from_secs(180),
             show_log: self.show_log,
+            flags: self.flags.clone(),
         }
     }
 }
@@ -73,6 +76,11 @@ pub(super) fn stream_arguments(command: Command) -> Command {
         flag("fps", "N", "Pictures a second of the test picture.").default_value("30"),
         flag("input", "SOURCE", "A file, an address (rtmp://…) or a camera (/dev/video0) instead of the test picture."),
         Arg::new("log").long("log").action(ArgAction::SetTrue).help("Show the runner's log."),
+        Arg::new("flags")
+            .value_name("FLAG")
+            .num_args(0..)
+            .last(true)
+            .help("Flags of `weir serve` for the runner, such as --engine-freshness=200ms."),
     ])
 }
 
@@ -142,6 +150,7 @@ pub(super) fn stream_options(matches: &ArgMatches) -> Result<Options, String> {
         record: None,
         check: false,
         show_log: matches.get_flag("log"),
+        flags: matches.get_many::<String>("flags").map(|flags| flags.cloned().collect()).unwrap_or_default(),
         program: std::env::current_exe().map_err(|error| format!("this program cannot find itself: {error}"))?,
     })
 }
@@ -246,7 +255,7 @@ mod tests {
             (&["--fps", "0"], "--fps"),
             (&["--port", "99999"], "--port"),
             (&["--host", "example.org"], "--host"),
-            (&["--seconds", "-1"], "--seconds"),
+            (&["--seconds", "0"], "--seconds"),
         ] {
             let mistake = of(arguments).unwrap_err();
             assert!(mistake.contains(flag), "{arguments:?}: {mistake}");

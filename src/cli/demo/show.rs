@@ -86,8 +86,14 @@ pub async fn play(options: &Options) -> Result<Played, RigError> {
     if let Some(path) = kept.stream.as_ref() {
         output_taps.record = Some(Record::create(path).map_err(RigError::Record)?);
     }
-    let setup =
-        Setup { runner: options.runner(), source, floor: page.is_some(), input: input_taps, output: output_taps };
+    let setup = Setup {
+        runner: options.runner(),
+        source,
+        proxy: false,
+        floor: page.is_some(),
+        input: input_taps,
+        output: output_taps,
+    };
     crate::cli::complain("Starting the runner …");
     let rig = stop.or(Rig::start(setup)).await?;
     let what = format!("{}, {shown} in, {} out", options.pipeline, options.output);

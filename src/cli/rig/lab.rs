@@ -41,6 +41,11 @@ impl Lab {
         Ok(Self { server, client, address, stop, serving })
     }
 
+    /// Where the server listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The client of this side.
     pub fn client(&self) -> &Client {
         &self.client
@@ -117,6 +122,11 @@ impl Channels {
     /// The server's name of a channel.
     pub fn name(&self, which: Channel) -> String {
         format!("{}{}", self.id, Self::suffix(which))
+    }
+
+    /// The same channels behind another address of the server.
+    pub fn behind(&self, address: SocketAddr) -> Self {
+        Self { base: format!("http://{address}{BASE}/{}", self.id), id: self.id.clone() }
     }
 
     /// Its address.

@@ -109,6 +109,7 @@ struct Book {
     input: Span,
     output: Span,
     last_pts: Option<i64>,
+    gap: Duration,
     end_to_end: Spread,
     floor: Spread,
     added: Spread,
@@ -192,6 +193,7 @@ impl Ledger {
                 input: Span::default(),
                 output: Span::default(),
                 last_pts: None,
+                gap: Duration::ZERO,
                 end_to_end: Spread::new(),
                 floor: Spread::new(),
                 added: Spread::new(),
@@ -243,8 +245,9 @@ impl Ledger {
         }
         book.last_pts = Some(pts);
         if let Some(last) = book.output.last {
-            let gap = at.saturating_duration_since(last).as_secs_f64() * 1000.0;
-            book.counts.longest_gap_ms = book.counts.longest_gap_ms.max(gap);
+            let gap = at.saturating_duration_since(last);
+            book.gap = book.gap.max(gap);
+            book.counts.longest_gap_ms = book.counts.longest_gap_ms.max(gap.as_secs_f64() * 1000.0);
         }
         book.output.add(at);
         match book.entry(pts) {
@@ -268,6 +271,13 @@ impl Ledger {
     /// Time stamp of the newest output frame.
     pub fn last_received(&self) -> Option<i64> {
         self.lock().last_pts
+    }
+
+    /// The longest time between two output frames since the last call, the one that still lasts at `now` included.
+    pub fn take_gap(&self, now: Instant) -> Duration {
+        let mut book = self.lock();
+        let lasting = book.output.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        std::mem::take(&mut book.gap).max(lasting)
     }
 
     /// Frames by their fate so far; those under way are not missing yet.

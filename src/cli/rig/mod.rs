@@ -27,6 +27,7 @@ pub mod lab;
 pub mod ledger;
 mod playback;
 pub mod procs;
+pub mod proxy;
 pub mod reader;
 pub mod runner;
 pub mod source;
@@ -36,6 +37,7 @@ use control::Control;
 use events::Events;
 use lab::{Channel, Channels, Lab};
 use ledger::{Ledger, Summary};
+use proxy::Proxy;
 use reader::{Found, Reader, Side, Taps};
 use runner::{Runner, RunnerConfig, StartTimes};
 use source::Source;
@@ -107,6 +109,8 @@ pub struct Setup {
     pub runner: RunnerConfig,
     /// The source, opened.
     pub source: source::Ready,
+    /// Puts a line that can be cut between the runner and the server.
+    pub proxy: bool,
     /// Reads the input channel back, which is the floor of the latency.
     pub floor: bool,
     /// What the reader of the input does besides; needs `floor`.
@@ -128,6 +132,7 @@ pub struct Rig {
     output: Reader,
     params: Params,
     ordered: Instant,
+    proxy: Option<Proxy>,
 }
 
 /// What a run came to.
@@ -157,13 +162,15 @@ impl Rig {
     /// # Errors
     /// Whatever does not start; what did is ended again.
     pub async fn start(setup: Setup) -> Result<Self, RigError> {
-        let Setup { runner: config, source, floor, input, output } = setup;
+        let Setup { runner: config, source, proxy, floor, input, output } = setup;
         let lab = Lab::start().await?;
         let runner = Runner::start(&config).await?;
         let channels = lab.open();
         let ledger = Arc::new(Ledger::new());
         let client = lab.client().clone();
-        runner.order(&channels, &config.pipeline, &config.params).await?;
+        let proxy = if proxy { Some(Proxy::start(lab.address()).await?) } else { None };
+        let theirs = proxy.as_ref().map_or_else(|| channels.clone(), |proxy| channels.behind(proxy.address()));
+        runner.order(&theirs, &config.pipeline, &config.params).await?;
         let ordered = Instant::now();
         // In the order in which a gateway opens them.
         let control = Control::open(&client, &channels.url(Channel::Control)).await?;
@@ -180,7 +187,7 @@ impl Rig {
         let events = Events::read(&client, &channels.url(Channel::Events))?;
         let source = Source::start(source, &client, &channels.url(Channel::Input), ledger.clone()).await?;
         let params = config.params;
-        Ok(Self { lab, runner, channels, ledger, events, control, source, floor, output, params, ordered })
+        Ok(Self { lab, runner, channels, ledger, events, control, source, floor, output, params, ordered, proxy })
     }
 
     /// The runner.
@@ -206,6 +213,11 @@ impl Rig {
     /// The source.
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// The line between the runner and the server, if it can be cut.
+    pub fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
     }
 
     /// What was found on the output channel so far.
@@ -236,14 +248,20 @@ impl Rig {
     /// # Errors
     /// The source or the recording failed; everything is ended all the same.
     pub async fn finish(self) -> Result<Report, RigError> {
-        let Self { lab, runner, channels, ledger, events, control, source, floor, output, ordered, .. } = self;
+        let Self { lab, runner, channels, ledger, events, control, source, floor, output, ordered, proxy, .. } = self;
         let counters = source.counters();
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
         let lost = (load(&counters.left_out), load(&counters.lost));
         let stopped = source.stop().await;
         let stream_ms = ordered.elapsed().as_secs_f64() * 1000.0;
-        // The input's end is the order to stop. What is under way still comes out, then the runner deletes its channels.
+        // Frames under way come out before the order to end.
+        let patience = Instant::now() + DRAIN;
+        while ledger.last_received() < ledger.last_sent() && !output.ended() && Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        // Their end is the order to stop; the runner deletes its own channels then.
         drop(control);
+        lab.close_channel(&channels, Channel::Control);
         lab.close_channel(&channels, Channel::Input);
         let deadline = Instant::now() + DRAIN;
         let mut found = output.end(deadline).await;
@@ -253,12 +271,13 @@ impl Rig {
         while !events.ended() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        for which in [Channel::Control, Channel::Output, Channel::Events] {
+        for which in [Channel::Output, Channel::Events] {
             lab.close_channel(&channels, which);
         }
         let idle = runner.idle(END).await;
         let (start, log) = (runner.times(), runner.log());
         let clean = runner.stop().await && idle;
+        drop(proxy);
         lab.close().await;
         if let Err(error) = stopped {
             found = Err(error);

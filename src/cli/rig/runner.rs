@@ -47,6 +47,8 @@ pub struct RunnerConfig {
     pub load_wait: Duration,
     /// Copies the runner's log to standard error.
     pub show_log: bool,
+    /// Further flags of `weir serve`; they win over the rig's own.
+    pub flags: Vec<String>,
 }
 
 /// How long the runner took to be there, in milliseconds after its process was started.
@@ -100,6 +102,7 @@ impl Runner {
             .args(["--model-id", &config.pipeline])
             .args(["--engine-initial-params", &Value::Object(config.params.clone()).to_string()])
             .args(["--engine-status", &format!("{}ms", config.status.as_millis())])
+            .args(&config.flags)
             // The rig is the only caller, and it has no token.
             .env_remove("AUTH_TOKEN")
             .env_remove("WEIR_SERVE_AUTH_TOKEN")
@@ -339,6 +342,7 @@ mod tests {
             status: Duration::from_secs(1),
             load_wait: Duration::from_secs(1),
             show_log: false,
+            flags: Vec::new(),
         };
         let Err(error) = Runner::start(&config).await else { panic!("it cannot have started") };
         assert!(error.to_string().contains("exit status: 1"), "{error}");

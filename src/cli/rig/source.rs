@@ -2,7 +2,7 @@
 //! time as a gateway would.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -50,7 +50,7 @@ pub enum SourceConfig {
 pub struct Faults {
     stall_ms: AtomicU64,
     cut: AtomicBool,
-    skip: AtomicBool,
+    skip: AtomicU32,
 }
 
 impl Faults {
@@ -59,14 +59,14 @@ impl Faults {
         self.stall_ms.store(time.as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// Gives the current segment up in the middle.
+    /// Gives the current segment up in the middle: its POST is aborted and the segment deleted.
     pub fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
     }
 
-    /// Leaves the contents of the next segment out: its number is used up without a byte.
-    pub fn skip(&self) {
-        self.skip.store(true, Ordering::Relaxed);
+    /// Leaves the contents of the next `segments` out: their numbers are used up without a byte.
+    pub fn skip(&self, segments: u32) {
+        self.skip.store(segments, Ordering::Relaxed);
     }
 }
 
@@ -361,9 +361,11 @@ async fn publish(
             Piece::Begin => {
                 let opened = publisher.begin().await?;
                 writer = Some(opened);
-                if shared.faults.skip.swap(false, Ordering::Relaxed)
+                let skips = shared.faults.skip.load(Ordering::Relaxed);
+                if skips > 0
                     && let Some(opened) = writer.take()
                 {
+                    shared.faults.skip.store(skips - 1, Ordering::Relaxed);
                     // An empty segment: its number is there, its contents are not.
                     opened.finish().await?;
                 }

@@ -15,6 +15,7 @@ mod auth;
 mod body;
 mod error;
 mod local;
+mod metering;
 mod openapi;
 mod read;
 mod start;
@@ -23,7 +24,7 @@ mod start;
 pub use fuzz::fuzz_start_body;
 
 /// Every route that is counted by its own name.
-const ROUTES: [&str; 13] = [
+const ROUTES: [&str; 15] = [
     "/health",
     "/version",
     "/hardware/info",
@@ -35,6 +36,8 @@ const ROUTES: [&str; 13] = [
     "/api/status",
     "/api/pipeline",
     "/api/stop",
+    "/api/trace",
+    "/metering/streams",
     "/openapi.json",
     "/docs",
 ];
@@ -53,6 +56,9 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
     let api = both(api, "/api/status", get(local::status));
     let api = both(api, "/api/pipeline", get(local::pipeline));
     let api = both(api, "/api/stop", post(local::stop));
+    let api = both(api, "/api/trace", post(metering::trace));
+    let api = both(api, "/metering/streams", get(metering::streams));
+    let api = both(api, "/metering/streams/{id}/intervals", get(metering::intervals));
     let api = api.merge(openapi::pages(&hub.config.version));
     // The last word on anything that no route takes.
     let api = api.fallback(nothing).method_not_allowed_fallback(other_method);

@@ -1,0 +1,366 @@
+//! The stream batch of StreamDiffusion as one graph a frame: bytes in, bytes out, all state as inputs and outputs, every
+//! number that a user may turn as an input.
+//!
+//! # Rows
+//!
+//! With N steps and F frames a call, a batch has B = N · F rows; row `r · F + f` is frame f of the call r calls ago, which
+//! has come to step r. Row 0 is the newest and noisiest. The UNet sees R rows, see [`Guidance`]. Latents are (…, 4, h, w) of
+//! `f32`, whatever the precision of the UNet.
+//!
+//! # Inputs
+//!
+//! | name | type and shape | |
+//! | --- | --- | --- |
+//! | `frame` | u8 (F, H, W, 3) | RGB; not for text to picture |
+//! | `latent` | f32 (F, 4, h, w) | standard noise; only for text to picture |
+//! | `encoder_hidden_states` | f32 (R, 77, D) | prompt embeddings, [`StreamConfig::rows`] |
+//! | `timestep` | f32 (R) | timesteps of the rows |
+//! | `alpha_sqrt`, `beta_sqrt`, `c_skip`, `c_out` | f32 (N, 1, 1, 1) | the steps' coefficients |
+//! | `init_noise` | f32 (N, 4, h, w) | the fixed noise of each step, the same for the F frames of a call; absent for text to picture with N = 1 |
+//! | `x_t_buffer` | f32 ((N − 1) F, 4, h, w) | state; absent for N = 1 |
+//! | `stock_noise` | f32 (B, 4, h, w) | state; only for the guidance types `self` and `initialize` |
+//! | `guidance_scale` | f32 (1) | γ; guidance acts above 1; not for `none` |
+//! | `delta` | f32 (1) | δ; only for `self` and `initialize` |
+//! | `add_noise` | f32 (1) | 1 adds noise between steps, 0 does not; absent for N = 1 |
+//! | `vae_noise` | f32 (F, 4, h, w) | standard noise of the KL encoder; only with [`Vae::Kl`] |
+//! | `cond_j`, `cn_scale_j` | u8 (F, H, W, C), f32 (1) | of ControlNet j |
+//! | `text_embeds`, `time_ids` | f32 (R, P), f32 (R, 6) | only for SDXL |
+//!
+//! # Outputs
+//!
+//! `frame_out` u8 (F, H, W, 3); `x0` f32 (F, 4, h, w), the predicted clean latent behind it; `x_t_buffer_out`;
+//! `stock_noise_out`. With [`StreamConfig::float_image`] also `image` f32 (F, 3, H, W) in 0…1.
+
+mod scheduler;
+pub mod similar;
+
+use super::controlnet::{self, ControlNetConfig};
+use super::kl::{self, KlConfig};
+use super::taesd::{self, TaesdConfig};
+use super::unet::{self, Added, Question, UnetConfig};
+use super::{ModelError, Net, Source};
+use crate::graph::{DType, GraphBuilder, Model, Tensor};
+
+/// How the unconditional prediction comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Guidance {
+    /// There is none; R = B.
+    None,
+    /// δ times the stock noise, which is estimated from frame to frame; R = B.
+    #[serde(rename = "self")]
+    SelfNegative,
+    /// As `self`, with the estimate of the newest frames renewed by a prediction for the negative prompt: R = F + B, the
+    /// negative rows first.
+    Initialize,
+    /// A prediction for the negative prompt for every row: R = 2 B, the negative rows first.
+    Full,
+}
+
+impl Guidance {
+    /// Whether stock noise is part of the state.
+    pub fn has_stock_noise(self) -> bool {
+        matches!(self, Guidance::SelfNegative | Guidance::Initialize)
+    }
+}
+
+/// Where a stream's latents begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// With the encoded frame.
+    Image,
+    /// With noise.
+    Text,
+}
+
+/// The autoencoder of a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Vae {
+    /// TAESD or TAESDXL.
+    Tiny(TaesdConfig),
+    /// The full autoencoder. Computed in `f32` where its configuration says that half precision overflows.
+    Kl(KlConfig),
+}
+
+/// One graph's shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamConfig {
+    /// Denoising steps N, 1–4.
+    pub steps: u64,
+    /// Frames a call F, 1–16.
+    pub frame_buffer: u64,
+    /// Kind of guidance.
+    pub guidance: Guidance,
+    /// From pictures or from noise.
+    pub mode: Mode,
+    /// Height of the frame in pixels.
+    pub height: u64,
+    /// Width of the frame in pixels.
+    pub width: u64,
+    /// Tokens of a prompt: 77.
+    pub tokens: u64,
+    /// Type of the models' activations and weights, `F32` or `F16`. The scheduler is computed in `f32`.
+    pub precision: DType,
+    /// The UNet.
+    pub unet: UnetConfig,
+    /// The autoencoder.
+    pub vae: Vae,
+    /// The ControlNets.
+    pub controls: Vec<ControlNetConfig>,
+    /// Whether the picture is also an output of floats.
+    pub float_image: bool,
+}
+
+/// The weights of a stream's models.
+pub struct Sources<'a> {
+    /// Of the UNet.
+    pub unet: &'a mut dyn Source,
+    /// Of the autoencoder.
+    pub vae: &'a mut dyn Source,
+    /// Of the ControlNets, in their order.
+    pub controls: Vec<&'a mut dyn Source>,
+}
+
+impl StreamConfig {
+    /// Rows of the batch, B = N · F.
+    pub fn batch(&self) -> u64 {
+        self.steps * self.frame_buffer
+    }
+
+    /// Rows of the UNet, R.
+    pub fn rows(&self) -> u64 {
+        match self.guidance {
+            Guidance::None | Guidance::SelfNegative => self.batch(),
+            Guidance::Initialize => self.batch() + self.frame_buffer,
+            Guidance::Full => 2 * self.batch(),
+        }
+    }
+
+    /// How many of the UNet's rows, at their beginning, take the negative prompt.
+    pub fn negative_rows(&self) -> u64 {
+        self.rows() - self.batch()
+    }
+
+    /// Pixels of the picture for one of the latent, on each side.
+    pub fn reduction(&self) -> u64 {
+        match &self.vae {
+            Vae::Tiny(tiny) => tiny.reduction(),
+            Vae::Kl(kl) => kl.reduction(),
+        }
+    }
+
+    /// Height and width of the latent, h and w.
+    pub fn latent(&self) -> [u64; 2] {
+        [self.height / self.reduction(), self.width / self.reduction()]
+    }
+
+    /// Checks what the parts must have in common.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`].
+    pub fn check(&self) -> Result<(), ModelError> {
+        if !(1..=4).contains(&self.steps) {
+            return Err(ModelError::config("t_index_list", format!("{} steps, 1 to 4 are possible", self.steps)));
+        }
+        if !(1..=16).contains(&self.frame_buffer) {
+            let reason = format!("{} frames, 1 to 16 are possible", self.frame_buffer);
+            return Err(ModelError::config("frame_buffer_size", reason));
+        }
+        if self.mode == Mode::Text && self.guidance != Guidance::None {
+            return Err(ModelError::config("cfg_type", "pictures from text alone take no guidance"));
+        }
+        let grain = self.reduction();
+        for (field, n) in [("width", self.width), ("height", self.height)] {
+            if n == 0 || n % grain != 0 {
+                return Err(ModelError::config(field, format!("{n} is not a multiple of {grain}")));
+            }
+        }
+        let latent_channels = match &self.vae {
+            Vae::Tiny(tiny) => tiny.latent_channels,
+            Vae::Kl(kl) => kl.latent_channels,
+        };
+        if [self.unet.trunk.in_channels, self.unet.out_channels] != [latent_channels; 2] {
+            let reason = format!(
+                "the UNet takes {} and gives {} channels, the latent has {latent_channels}",
+                self.unet.trunk.in_channels, self.unet.out_channels
+            );
+            return Err(ModelError::config("in_channels", reason));
+        }
+        for control in &self.controls {
+            let (own, other) = (&self.unet.trunk, &control.trunk);
+            if own.channels != other.channels || own.context_dim != other.context_dim || own.layers != other.layers {
+                return Err(ModelError::config("controlnets", "a ControlNet belongs to another family of models"));
+            }
+            let reach = 1 << (control.embedding.len() - 1);
+            if reach != grain {
+                let reason = format!("it reduces pictures by {reach}, the autoencoder by {grain}");
+                return Err(ModelError::config("conditioning_embedding_out_channels", reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Builds the graph.
+///
+/// # Errors
+/// [`ModelError`] when the configuration does not fit together or a weight is missing.
+pub fn build(config: &StreamConfig, sources: Sources<'_>) -> Result<Model, ModelError> {
+    config.check()?;
+    if sources.controls.len() != config.controls.len() {
+        return Err(ModelError::config("controlnets", "not as many weights as ControlNets"));
+    }
+    let Sources { unet, vae, controls } = sources;
+    let mut builder = GraphBuilder::new("stream");
+    let g = &mut builder;
+    let [h, w] = config.latent();
+    let channels = config.unet.out_channels;
+    let (frames, rows) = (config.frame_buffer, config.rows());
+
+    let start = match config.mode {
+        Mode::Image => {
+            let frame = g.input("frame", DType::U8, [frames, config.height, config.width, 3])?;
+            encode(g, config, &mut *vae, &frame)?
+        }
+        Mode::Text => g.input("latent", DType::F32, [frames, channels, h, w])?,
+    };
+    let asked = Asked {
+        encoder_hidden_states: g.input(
+            "encoder_hidden_states",
+            DType::F32,
+            [rows, config.tokens, config.unet.trunk.context_dim],
+        )?,
+        timestep: g.input("timestep", DType::F32, [rows])?,
+        added: match config.unet.trunk.pooled_dim() {
+            None => None,
+            Some(pooled) => {
+                Some([g.input("text_embeds", DType::F32, [rows, pooled])?, g.input("time_ids", DType::F32, [rows, 6])?])
+            }
+        },
+    };
+    let knobs = scheduler::Knobs::inputs(g, config)?;
+    let batch = g.scope("scheduler", |g| scheduler::enter(g, config, &knobs, &start))?;
+    let prediction = predict(g, config, unet, controls, &asked, &batch.rows)?;
+    let step = g.scope("scheduler", |g| scheduler::step(g, config, &knobs, &batch, &prediction))?;
+
+    let image = decode(g, config, vae, &step.x0)?;
+    g.output("x0", &step.x0)?;
+    if let Some(buffer) = &step.x_t_buffer {
+        g.output("x_t_buffer_out", buffer)?;
+    }
+    if let Some(stock) = &step.stock_noise {
+        g.output("stock_noise_out", stock)?;
+    }
+    let out = g.scope("frame_out", |g| bytes(g, &image))?;
+    g.output("frame_out", &out)?;
+    if config.float_image {
+        g.output("image", &image)?;
+    }
+    Ok(builder.finish()?)
+}
+
+struct Asked {
+    encoder_hidden_states: Tensor,
+    timestep: Tensor,
+    added: Option<[Tensor; 2]>,
+}
+
+/// The UNet's prediction for `sample` (R, 4, h, w), with what the ControlNets add.
+fn predict(
+    g: &mut GraphBuilder,
+    config: &StreamConfig,
+    unet: &mut dyn Source,
+    controls: Vec<&mut dyn Source>,
+    asked: &Asked,
+    sample: &Tensor,
+) -> Result<Tensor, ModelError> {
+    let question = || Question {
+        sample,
+        timestep: &asked.timestep,
+        encoder_hidden_states: &asked.encoder_hidden_states,
+        added: asked.added.as_ref().map(|[text_embeds, time_ids]| Added { text_embeds, time_ids }),
+    };
+    let mut residuals = Vec::with_capacity(controls.len());
+    for (j, (control, source)) in config.controls.iter().zip(controls).enumerate() {
+        let shape = [config.frame_buffer, config.height, config.width, control.conditioning_channels];
+        let picture = g.input(&format!("cond_{j}"), DType::U8, shape)?;
+        let scale = g.input(&format!("cn_scale_{j}"), DType::F32, [1])?;
+        let mut net = Net::new(g, source, config.precision);
+        residuals.push(net.place(&format!("controlnet.{j}"), |net| {
+            let condition = controlnet::condition(net, &picture)?;
+            controlnet::build(net, control, &question(), &condition, &scale)
+        })?);
+    }
+    let mut net = Net::new(g, unet, config.precision);
+    let residuals = controlnet::sum(&mut net, residuals)?;
+    let prediction = net.place("unet", |net| unet::build(net, &config.unet, &question(), residuals.as_ref()))?;
+    Ok(g.cast(&prediction, DType::F32)?)
+}
+
+/// The scaled latent (F, 4, h, w) of `frame` (F, H, W, 3).
+fn encode(
+    g: &mut GraphBuilder,
+    config: &StreamConfig,
+    source: &mut dyn Source,
+    frame: &Tensor,
+) -> Result<Tensor, ModelError> {
+    let x = g.scope("frame", |g| {
+        let x = g.cast(frame, DType::F32)?;
+        let x = g.transpose(&x, &[0, 3, 1, 2])?;
+        g.div_scalar(&x, 255.0)
+    })?;
+    let (latent, scaling) = match &config.vae {
+        Vae::Tiny(tiny) => {
+            let mut net = Net::new(g, source, config.precision);
+            (net.place("taesd", |net| taesd::encode(net, tiny, &x))?, tiny.scaling)
+        }
+        Vae::Kl(kl) => {
+            let [h, w] = config.latent();
+            let noise = g.input("vae_noise", DType::F32, [config.frame_buffer, kl.latent_channels, h, w])?;
+            let x = g.mul_scalar(&x, 2.0)?;
+            let x = g.sub_scalar(&x, 1.0)?;
+            let mut net = Net::new(g, source, kl_precision(config, kl));
+            (net.place("vae", |net| kl::encode(net, kl, &x, &noise))?, kl.scaling)
+        }
+    };
+    let latent = g.cast(&latent, DType::F32)?;
+    Ok(if scaling == 1.0 { latent } else { g.mul_scalar(&latent, scaling)? })
+}
+
+/// The picture (F, 3, H, W) in 0…1 of the scaled latent `x0` (F, 4, h, w).
+fn decode(
+    g: &mut GraphBuilder,
+    config: &StreamConfig,
+    source: &mut dyn Source,
+    x0: &Tensor,
+) -> Result<Tensor, ModelError> {
+    let image = match &config.vae {
+        Vae::Tiny(tiny) => {
+            let latent = if tiny.scaling == 1.0 { x0.clone() } else { g.div_scalar(x0, tiny.scaling)? };
+            let mut net = Net::new(g, source, config.precision);
+            let image = net.place("taesd", |net| taesd::decode(net, tiny, &latent))?;
+            g.cast(&image, DType::F32)?
+        }
+        Vae::Kl(kl) => {
+            let latent = g.div_scalar(x0, kl.scaling)?;
+            let mut net = Net::new(g, source, kl_precision(config, kl));
+            let image = net.place("vae", |net| kl::decode(net, kl, &latent))?;
+            let image = g.cast(&image, DType::F32)?;
+            let image = g.mul_scalar(&image, 0.5)?;
+            g.add_scalar(&image, 0.5)?
+        }
+    };
+    Ok(g.clip(&image, 0.0, 1.0)?)
+}
+
+fn kl_precision(config: &StreamConfig, kl: &KlConfig) -> DType {
+    if kl.force_upcast { DType::F32 } else { config.precision }
+}
+
+/// A picture in 0…1 (F, 3, H, W) as bytes (F, H, W, 3), rounded to the nearest.
+fn bytes(g: &mut GraphBuilder, image: &Tensor) -> Result<Tensor, crate::graph::GraphError> {
+    let x = g.transpose(image, &[0, 2, 3, 1])?;
+    let x = g.mul_scalar(&x, 255.0)?;
+    let x = g.round(&x)?;
+    g.cast(&x, DType::U8)
+}

@@ -1,0 +1,196 @@
+//! Models to loaded streams.
+
+use std::path::{Path, PathBuf};
+
+use super::params::{Settings, Shape, TINY};
+use super::place::Place;
+use super::processor::{Parts, Stream, Through};
+use super::similar::Filter;
+use super::text::{Clips, Prompts, TOKENS, Tiny};
+use crate::graph::{DType, Model};
+use crate::inference::{Provider, Runtime, Session};
+use crate::models::controlnet::ControlNetConfig;
+use crate::models::schedule::Schedule;
+use crate::models::stream::{self, Mode, Sources, StreamConfig, Vae};
+use crate::models::taesd::TaesdConfig;
+use crate::models::tiny;
+use crate::models::unet::UnetConfig;
+use crate::models::weights::{Component, Family, Lora, Part, Repository, Weights};
+use crate::models::{ModelError, Source};
+use crate::pipeline::{FrameProcessor, LoadContext, PipelineError};
+
+fn failed(error: impl std::fmt::Display) -> PipelineError {
+    PipelineError::Load(error.to_string())
+}
+
+/// Loads the stream that `settings` ask for.
+pub(super) fn load(cx: &LoadContext<'_>, settings: Settings) -> Result<Box<dyn FrameProcessor>, PipelineError> {
+    if settings.shape.skip_diffusion {
+        return Ok(Box::new(Through { settings }));
+    }
+    (cx.progress)("loading ONNX Runtime");
+    let runtime = Runtime::load(cx.inference).map_err(failed)?;
+    let precision = match settings.shape.half {
+        Some(true) => DType::F16,
+        Some(false) => DType::F32,
+        None if cx.inference.provider == Provider::Cpu => DType::F32,
+        None => DType::F16,
+    };
+    let place = Place::new(runtime, cx.inference, precision, &cx.models.join("weir--graphs"));
+    let mut parts = match settings.shape.model == TINY {
+        true => made_up(cx, &place, &settings.shape)?,
+        false => real(cx, &place, &settings.shape)?,
+    };
+    if settings.shape.similar {
+        parts.filter = Some(Filter::load(runtime, cx.inference, settings.shape.size)?);
+    }
+    (cx.progress)("running the graph once");
+    Ok(Box::new(Stream::new(parts, settings, cx.pool.clone())?))
+}
+
+fn stream_config(
+    shape: &Shape,
+    precision: DType,
+    unet: UnetConfig,
+    vae: TaesdConfig,
+    controls: Vec<ControlNetConfig>,
+) -> StreamConfig {
+    StreamConfig {
+        steps: shape.steps as u64,
+        frame_buffer: 1,
+        guidance: shape.guidance,
+        mode: Mode::Image,
+        height: shape.size.height.into(),
+        width: shape.size.width.into(),
+        tokens: TOKENS as u64,
+        precision,
+        unet,
+        vae: Vae::Tiny(vae),
+        controls,
+        float_image: false,
+    }
+}
+
+fn real(cx: &LoadContext<'_>, place: &Place<'_>, shape: &Shape) -> Result<Parts, PipelineError> {
+    let model = find_model(&cx.models, &shape.model)?;
+    let family = model.family().map_err(failed)?;
+    (cx.progress)(&format!("reading {}", model.root().display()));
+    let loras = loras(&cx.models, shape, family)?;
+    let schedule = match model.json(Path::new("scheduler/scheduler_config.json")) {
+        Ok(json) => Schedule::from_json(&json).map_err(failed)?,
+        // A single file has none, and all models of these families have the same.
+        Err(_) => Schedule::default(),
+    };
+    let unet = UnetConfig::from_json(&model.config(Component::Unet).map_err(failed)?).map_err(failed)?;
+    let mut unet_weights = model.weights(Component::Unet, place.precision).map_err(failed)?;
+    for (lora, scale) in &loras {
+        unet_weights.merge(lora, Part::Unet, *scale).map_err(failed)?;
+    }
+    let tiny = find_taesd(&cx.models, &model, family)?;
+    let vae = TaesdConfig::from_json(&tiny.config(Component::TinyVae).map_err(failed)?).map_err(failed)?;
+    let vae_weights = tiny.weights(Component::TinyVae, place.precision).map_err(failed)?;
+    let mut controls = Vec::with_capacity(shape.controls.len());
+    let mut control_weights = Vec::with_capacity(shape.controls.len());
+    for id in &shape.controls {
+        let control = Repository::find(&cx.models, id).map_err(failed)?;
+        let json = control.config(Component::ControlNet).map_err(failed)?;
+        controls.push(ControlNetConfig::from_json(&json).map_err(failed)?);
+        control_weights.push(control.weights(Component::ControlNet, place.precision).map_err(failed)?);
+    }
+    (cx.progress)("loading the text encoder");
+    let clips = Clips::load(place, &model, &loras)?;
+    (cx.progress)("building the graph");
+    let config = stream_config(shape, place.precision, unet, vae, controls);
+    let all: Vec<&Weights> = [&unet_weights, &vae_weights].into_iter().chain(&control_weights).collect();
+    let session = place.session("stream", &all, |sources| {
+        let [unet, vae, controls @ ..] = sources else {
+            return Err(ModelError::config("model", "weights of two models are needed"));
+        };
+        let controls = controls.iter_mut().map(|source| &mut **source as &mut dyn Source).collect();
+        let model = stream::build(&config, Sources { unet: &mut **unet, vae: &mut **vae, controls })?;
+        (cx.progress)("loading the graph");
+        Ok(model)
+    })?;
+    Ok(Parts { session, config, schedule, prompts: Prompts::new(Box::new(clips)), filter: None })
+}
+
+/// The model called `id`; or the one that `models` itself is, whatever it is called.
+fn find_model(models: &Path, id: &str) -> Result<Repository, PipelineError> {
+    let itself = models.is_file() || models.join("unet").join("config.json").exists();
+    if itself { Repository::at(models) } else { Repository::find(models, id) }.map_err(failed)
+}
+
+/// The tiny autoencoder of a family: `taesd` inside the model, or the published one.
+fn find_taesd(models: &Path, model: &Repository, family: Family) -> Result<Repository, PipelineError> {
+    let inside = model.root().join("taesd");
+    if inside.join("config.json").exists() {
+        return Repository::at(&inside).map_err(failed);
+    }
+    let id = if family == Family::Sdxl { "madebyollin/taesdxl" } else { "madebyollin/taesd" };
+    Repository::find(models, id).map_err(failed)
+}
+
+/// The LoRAs that are asked for, and the LCM-LoRA of the family.
+fn loras(models: &Path, shape: &Shape, family: Family) -> Result<Vec<(Lora, f32)>, PipelineError> {
+    let mut wanted: Vec<(&str, f32)> =
+        shape.loras.iter().map(|(path, weight)| (path.as_str(), *weight as f32)).collect();
+    if shape.lcm_lora {
+        wanted.push(match family {
+            Family::Sdxl => ("latent-consistency/lcm-lora-sdxl", 1.0),
+            Family::Sd1 | Family::Sd2 => ("latent-consistency/lcm-lora-sdv1-5", 1.0),
+        });
+    }
+    wanted
+        .into_iter()
+        .map(|(id, weight)| {
+            let found = Repository::find(models, id).map_err(failed)?;
+            let lora = Lora::open(&lora_file(found.root())).map_err(failed)?;
+            Ok((lora, weight))
+        })
+        .collect()
+}
+
+/// The file of a LoRA's repository: that of the usual name, or the only one there is.
+fn lora_file(root: &Path) -> PathBuf {
+    let usual = root.join("pytorch_lora_weights.safetensors");
+    if root.is_file() || usual.exists() {
+        return if root.is_file() { root.to_path_buf() } else { usual };
+    }
+    let files = std::fs::read_dir(root).map(|entries| {
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        paths.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect::<Vec<_>>()
+    });
+    match files.as_deref() {
+        Ok([only]) => only.clone(),
+        _ => usual,
+    }
+}
+
+/// The model of made-up weights.
+fn made_up(cx: &LoadContext<'_>, place: &Place<'_>, shape: &Shape) -> Result<Parts, PipelineError> {
+    (cx.progress)("building the graph of a small model with made-up weights");
+    let (config, model) = tiny_stream(shape, place.precision).map_err(failed)?;
+    let onnx = model.to_bytes().map_err(failed)?;
+    (cx.progress)("loading the graph");
+    let session = Session::from_bytes(place.runtime, place.inference, &onnx).map_err(failed)?;
+    let prompts = Prompts::new(Box::new(Tiny));
+    Ok(Parts { session, config, schedule: Schedule::default(), prompts, filter: None })
+}
+
+fn tiny_stream(shape: &Shape, precision: DType) -> Result<(StreamConfig, Model), ModelError> {
+    let names: Vec<String> =
+        shape.controls.iter().map(|id| id.replace("weir/tiny-control-", "controlnet-sd15-")).collect();
+    let unet = UnetConfig::from_json(&tiny::config("unet-sd15")?)?;
+    let vae = TaesdConfig::from_json(&tiny::config("taesd")?)?;
+    let controls: Result<_, ModelError> =
+        names.iter().map(|name| ControlNetConfig::from_json(&tiny::config(name)?)).collect();
+    let config = stream_config(shape, precision, unet, vae, controls?);
+    let mut controls = names.iter().map(|name| tiny::weights(name)).collect::<Result<Vec<_>, _>>()?;
+    let sources = Sources {
+        unet: &mut tiny::weights("unet-sd15")?,
+        vae: &mut tiny::weights("taesd")?,
+        controls: controls.iter_mut().map(|source| source as &mut dyn Source).collect(),
+    };
+    let model = stream::build(&config, sources)?;
+    Ok((config, model))
+}

@@ -1,0 +1,82 @@
+//! StreamDiffusion: a diffusion model over live video, one graph a frame.
+//!
+//! What decides the graph (model, size, number of steps, guidance type, ControlNets, LoRAs) is loaded; everything else is a
+//! tensor that [`FrameProcessor::apply`] writes between two frames. Behind an update, and at the first frame of a stream,
+//! the rows of the stream batch are filled from that one frame, so that the update is seen at once.
+
+mod controls;
+mod load;
+mod noise;
+mod params;
+mod place;
+mod processor;
+mod similar;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+use serde_json::Value;
+
+use super::{Checked, FrameProcessor, LoadContext, ParamError, Params, Pipeline, PipelineError};
+
+/// The pipeline `streamdiffusion` and its variants, which differ in what they load before the first stream.
+pub struct StreamDiffusion {
+    name: &'static str,
+    model: &'static str,
+    prompt: &'static str,
+    t_index: &'static [u32],
+}
+
+impl StreamDiffusion {
+    /// `streamdiffusion`: sd-turbo.
+    pub const PLAIN: Self = Self { name: "streamdiffusion", ..Self::SDTURBO };
+    /// `streamdiffusion-sdturbo`
+    pub const SDTURBO: Self = Self {
+        name: "streamdiffusion-sdturbo",
+        model: "stabilityai/sd-turbo",
+        prompt: "flowers",
+        t_index: &[12, 20, 32],
+    };
+    /// `streamdiffusion-sd15`
+    pub const SD15: Self = Self {
+        name: "streamdiffusion-sd15",
+        model: "Lykon/dreamshaper-8",
+        prompt: "cyberpunk desert structures, masterpiece",
+        t_index: &[5, 15, 32],
+    };
+    /// `streamdiffusion-sdxl`
+    pub const SDXL: Self =
+        Self { name: "streamdiffusion-sdxl", model: "stabilityai/sdxl-turbo", prompt: "flowers", t_index: &[36] };
+}
+
+impl Pipeline for StreamDiffusion {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The preset of the live runner without its ControlNets, whose preprocessors are not built.
+    fn initial(&self) -> Params {
+        let mut params = Params::new();
+        params.insert("model_id".to_owned(), self.model.into());
+        params.insert("prompt".to_owned(), self.prompt.into());
+        params.insert("t_index_list".to_owned(), self.t_index.into());
+        params
+    }
+
+    fn about(&self) -> &'static str {
+        "Paints every frame anew by a prompt: a diffusion model as one graph a frame."
+    }
+
+    fn schema(&self) -> Value {
+        params::schema(self.name())
+    }
+
+    fn check(&self, params: &Params) -> Result<Checked, ParamError> {
+        params::check(params)
+    }
+
+    fn load(&self, cx: &LoadContext<'_>, params: &Checked) -> Result<Box<dyn FrameProcessor>, PipelineError> {
+        load::load(cx, params::Settings::of(params)?)
+    }
+}

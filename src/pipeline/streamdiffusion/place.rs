@@ -1,0 +1,83 @@
+//! Where graphs and their weights lie while they are loaded.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::graph::{DType, Model};
+use crate::inference::{Config, Runtime, Session};
+use crate::models::weights::{Pool, Reader, Weights};
+use crate::models::{ModelError, Source};
+use crate::pipeline::PipelineError;
+
+/// Up to so many bytes of weights go into the graph itself; more go into a file beside it, so that they are never in memory
+/// as a whole.
+const INLINE: u64 = 64 << 20;
+
+/// Folders of this process so far.
+static FOLDERS: AtomicU64 = AtomicU64::new(0);
+
+/// Where, how and in what precision graphs are loaded. Its folder is made when it is needed and removed with it; what a
+/// session has mapped stays until the session ends.
+pub(super) struct Place<'a> {
+    pub runtime: &'static Runtime,
+    pub inference: &'a Config,
+    pub precision: DType,
+    folder: PathBuf,
+}
+
+fn failed(error: impl std::fmt::Display) -> PipelineError {
+    PipelineError::Load(error.to_string())
+}
+
+impl<'a> Place<'a> {
+    /// A place below `root`.
+    pub fn new(runtime: &'static Runtime, inference: &'a Config, precision: DType, root: &Path) -> Self {
+        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
+        let folder = root.join(format!("{}-{number}", std::process::id()));
+        Self { runtime, inference, precision, folder }
+    }
+
+    /// Builds a graph over `weights`, one source for each, and loads it.
+    pub fn session(
+        &self,
+        name: &str,
+        weights: &[&Weights],
+        build: impl FnOnce(&mut [&mut dyn Source]) -> Result<Model, ModelError>,
+    ) -> Result<Session, PipelineError> {
+        let bytes: u64 = weights.iter().map(|weights| weights.bytes()).sum();
+        if bytes <= INLINE {
+            let mut readers: Vec<Reader<'_>> = weights.iter().map(|weights| Reader::inline(weights)).collect();
+            let model = build(&mut sources(&mut readers)).map_err(failed)?;
+            let onnx = model.to_bytes().map_err(failed)?;
+            return Session::from_bytes(self.runtime, self.inference, &onnx).map_err(failed);
+        }
+        let io = |error: std::io::Error| failed(format!("{}: {error}", self.folder.display()));
+        std::fs::create_dir_all(&self.folder).map_err(io)?;
+        let mut pools = Vec::with_capacity(weights.len());
+        for i in 0..weights.len() {
+            pools.push(Pool::create(&self.folder.join(format!("{name}-{i}.weights"))).map_err(failed)?);
+        }
+        let model = {
+            let mut readers: Vec<Reader<'_>> =
+                weights.iter().zip(&mut pools).map(|(weights, pool)| Reader::pooled(weights, pool)).collect();
+            build(&mut sources(&mut readers)).map_err(failed)?
+        };
+        for pool in pools {
+            pool.finish().map_err(failed)?;
+        }
+        let path = self.folder.join(format!("{name}.onnx"));
+        model.write(&path).map_err(failed)?;
+        Session::from_file(self.runtime, self.inference, &path).map_err(failed)
+    }
+}
+
+fn sources<'r, 'w>(readers: &'r mut [Reader<'w>]) -> Vec<&'r mut (dyn Source + 'w)> {
+    readers.iter_mut().map(|reader| reader as &mut dyn Source).collect()
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        // It may never have been made.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}

@@ -1,0 +1,322 @@
+//! The loaded pipeline: one graph a frame, its numbers held as tensors, its state in two buffers that take turns.
+
+use super::noise::noise;
+use super::params::{Live, Settings};
+use super::similar::Filter;
+use super::text::{Embedding, Prompts, TOKENS};
+use crate::frame::{FramePool, PixelFormat, VideoFrame};
+use crate::inference::{InferenceError, Input, Output, Session};
+use crate::models::schedule::{LIVE_GRID, Schedule};
+use crate::models::stream::StreamConfig;
+use crate::pipeline::{Applied, Checked, FrameProcessor, PipelineError};
+
+/// What a model gives to its stream.
+pub(super) struct Parts {
+    pub session: Session,
+    pub config: StreamConfig,
+    pub schedule: Schedule,
+    pub prompts: Prompts,
+    pub filter: Option<Filter>,
+}
+
+/// A loaded stream.
+pub(super) struct Stream {
+    session: Session,
+    config: StreamConfig,
+    schedule: Schedule,
+    prompts: Prompts,
+    filter: Option<Filter>,
+    ports: Ports,
+    settings: Settings,
+    pool: FramePool,
+    /// `x_t_buffer` and `stock_noise`, each as read and as written in the current run.
+    state: [[Vec<f32>; 2]; 2],
+    /// The last picture, for frames that are skipped.
+    last: Vec<u8>,
+    /// Whether the rows under way belong to other frames or numbers, and are to be filled from the next frame.
+    refill: bool,
+}
+
+struct Ports {
+    frame: Input<u8>,
+    out: Output<u8>,
+    context: Input<f32>,
+    timestep: Input<f32>,
+    coefficients: [Input<f32>; 4],
+    init_noise: Input<f32>,
+    /// `x_t_buffer` and `stock_noise`.
+    state: [Option<(Input<f32>, Output<f32>)>; 2],
+    guidance_scale: Option<Input<f32>>,
+    delta: Option<Input<f32>>,
+    add_noise: Option<Input<f32>>,
+    pooled: Option<(Input<f32>, Input<f32>)>,
+    conds: Vec<Input<u8>>,
+    scales: Vec<Input<f32>>,
+}
+
+const STATE: [&str; 2] = ["x_t_buffer", "stock_noise"];
+
+/// The numbers of one [`Live`], ready to be held; made whole before any of it is in force.
+struct Numbers {
+    steps: crate::models::schedule::Steps,
+    positive: Embedding,
+    negative: Embedding,
+    noise: Option<Vec<f32>>,
+}
+
+fn frame_error(error: InferenceError) -> PipelineError {
+    PipelineError::Frame(error.to_string())
+}
+
+fn load_error(error: InferenceError) -> PipelineError {
+    PipelineError::Load(error.to_string())
+}
+
+impl Stream {
+    pub fn new(parts: Parts, settings: Settings, pool: FramePool) -> Result<Self, PipelineError> {
+        let Parts { mut session, config, schedule, prompts, filter } = parts;
+        let ports = Ports::find(&mut session, &config).map_err(load_error)?;
+        let [h, w] = config.latent();
+        let row = (config.unet.out_channels * h * w) as usize;
+        let batch = config.batch() as usize;
+        let older = batch - config.frame_buffer as usize;
+        let zeros = |rows: usize| [vec![0.0; rows * row], vec![0.0; rows * row]];
+        let stock = if config.guidance.has_stock_noise() { batch } else { 0 };
+        let pixels = PixelFormat::Rgb24.bytes(settings.shape.size);
+        let mut stream = Self {
+            session,
+            state: [zeros(older), zeros(stock)],
+            config,
+            schedule,
+            prompts,
+            filter,
+            ports,
+            settings: settings.clone(),
+            pool,
+            last: vec![0; pixels],
+            refill: true,
+        };
+        let numbers = stream.numbers(&settings.live, true)?;
+        stream.hold(&settings.live, &numbers).map_err(load_error)?;
+        // Once over grey, so that the first frame of a stream is as fast as the next.
+        let (grey, mut out) = (vec![128; pixels], vec![0; pixels]);
+        stream.run(&grey, &mut out).map_err(load_error)?;
+        stream.reset();
+        Ok(stream)
+    }
+
+    fn numbers(&mut self, live: &Live, reseed: bool) -> Result<Numbers, PipelineError> {
+        let steps = self
+            .schedule
+            .steps(live.inference_steps, LIVE_GRID, &live.t_index)
+            .map_err(|error| PipelineError::Params(super::params::refused("t_index_list", error.to_string())))?;
+        let positive = self.prompts.mixed(&live.prompt)?;
+        let negative = match self.config.negative_rows() {
+            0 => positive.clone(),
+            _ => self.prompts.one(&live.negative_prompt)?,
+        };
+        let [h, w] = self.config.latent();
+        let count = (self.config.steps * self.config.unet.out_channels * h * w) as usize;
+        let noise = reseed.then(|| noise(live, count));
+        Ok(Numbers { steps, positive, negative, noise })
+    }
+
+    fn hold(&mut self, live: &Live, numbers: &Numbers) -> Result<(), InferenceError> {
+        let Self { session, ports, config, .. } = self;
+        let Numbers { steps, positive, negative, noise } = numbers;
+        let (negatives, batch) = (config.negative_rows() as usize, config.batch() as usize);
+        let frames = config.frame_buffer as usize;
+        let each: Vec<f32> = steps.timesteps.iter().flat_map(|&t| std::iter::repeat_n(t, frames)).collect();
+        let rows: Vec<f32> = each[..negatives].iter().chain(&each).copied().collect();
+        session.hold(&ports.timestep, &rows)?;
+        let tables = [&steps.alpha_sqrt, &steps.beta_sqrt, &steps.c_skip, &steps.c_out];
+        for (input, table) in ports.coefficients.iter().zip(tables) {
+            session.hold(input, table)?;
+        }
+        let stack =
+            |part: fn(&Embedding) -> &[f32]| [part(negative).repeat(negatives), part(positive).repeat(batch)].concat();
+        session.hold(&ports.context, &stack(|made| &made.tokens))?;
+        if let Some((text, ids)) = &ports.pooled {
+            session.hold(text, &stack(|made| &made.pooled))?;
+            let (height, width) = (config.height as f32, config.width as f32);
+            session.hold(ids, &[height, width, 0.0, 0.0, height, width].repeat(negatives + batch))?;
+        }
+        if let Some(noise) = noise {
+            session.hold(&ports.init_noise, noise)?;
+        }
+        let add_noise = f32::from(u8::from(live.add_noise));
+        let knobs =
+            [(&ports.guidance_scale, live.guidance_scale), (&ports.delta, live.delta), (&ports.add_noise, add_noise)];
+        for (input, value) in knobs {
+            if let Some(input) = input {
+                session.hold(input, &[value])?;
+            }
+        }
+        for (input, scale) in ports.scales.iter().zip(&live.control_scales) {
+            session.hold(input, &[*scale])?;
+        }
+        if let Some(filter) = &mut self.filter {
+            filter.hold(live.similar_threshold, live.similar_max_skip)?;
+        }
+        if noise.is_some() {
+            self.state[1][0].fill(0.0);
+        }
+        Ok(())
+    }
+
+    /// One run of the graph: the state is read from one buffer, written to the other, and they change places.
+    fn run(&mut self, from: &[u8], to: &mut [u8]) -> Result<(), InferenceError> {
+        let Self { session, ports, state, .. } = self;
+        // Borrows of this run's buffers: lists that cannot outlive it.
+        let mut feeds = Vec::with_capacity(3 + ports.conds.len());
+        let mut fetches = Vec::with_capacity(3);
+        feeds.push(ports.frame.feed(from));
+        feeds.extend(ports.conds.iter().map(|cond| cond.feed(from)));
+        fetches.push(ports.out.fetch(to));
+        for (port, [read, written]) in ports.state.iter().zip(state.iter_mut()) {
+            if let Some((input, output)) = port {
+                feeds.push(input.feed(read));
+                fetches.push(output.fetch(written));
+            }
+        }
+        session.run(&feeds, &mut fetches)?;
+        drop(fetches);
+        state.iter_mut().for_each(|[read, written]| std::mem::swap(read, written));
+        Ok(())
+    }
+}
+
+impl Ports {
+    fn find(session: &mut Session, config: &StreamConfig) -> Result<Self, InferenceError> {
+        let [h, w] = config.latent().map(|n| n as i64);
+        let channels = config.unet.out_channels as i64;
+        let (frames, steps) = (config.frame_buffer as i64, config.steps as i64);
+        let (rows, batch) = (config.rows() as i64, config.batch() as i64);
+        let picture = [frames, config.height as i64, config.width as i64, 3];
+        let there = |session: &Session, name: &str| session.inputs().any(|port| port.name == name);
+        let one = |session: &mut Session, name: &str| match there(session, name) {
+            true => session.input(name, &[1]).map(Some),
+            false => Ok(None),
+        };
+        let mut state = |name: &str, rows: i64| {
+            if !there(session, name) {
+                return Ok(None);
+            }
+            let shape = [rows, channels, h, w];
+            let input = session.input(name, &shape)?;
+            Ok::<_, InferenceError>(Some((input, session.output(&format!("{name}_out"), &shape)?)))
+        };
+        let state = [state(STATE[0], batch - frames)?, state(STATE[1], batch)?];
+        let step = [steps, 1, 1, 1];
+        let pooled = match config.unet.trunk.pooled_dim() {
+            None => None,
+            Some(pooled) => {
+                let text = session.input("text_embeds", &[rows, pooled as i64])?;
+                Some((text, session.input("time_ids", &[rows, 6])?))
+            }
+        };
+        let controls = 0..config.controls.len();
+        Ok(Self {
+            frame: session.input("frame", &picture)?,
+            out: session.output("frame_out", &picture)?,
+            context: session
+                .input("encoder_hidden_states", &[rows, TOKENS as i64, config.unet.trunk.context_dim as i64])?,
+            timestep: session.input("timestep", &[rows])?,
+            coefficients: [
+                session.input("alpha_sqrt", &step)?,
+                session.input("beta_sqrt", &step)?,
+                session.input("c_skip", &step)?,
+                session.input("c_out", &step)?,
+            ],
+            init_noise: session.input("init_noise", &[steps, channels, h, w])?,
+            state,
+            guidance_scale: one(session, "guidance_scale")?,
+            delta: one(session, "delta")?,
+            add_noise: one(session, "add_noise")?,
+            pooled,
+            conds: controls.clone().map(|j| session.input(&format!("cond_{j}"), &picture)).collect::<Result<_, _>>()?,
+            scales: controls.map(|j| session.input(&format!("cn_scale_{j}"), &[1])).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl FrameProcessor for Stream {
+    fn format(&self) -> PixelFormat {
+        PixelFormat::Rgb24
+    }
+
+    fn apply(&mut self, params: &Checked) -> Result<Applied, PipelineError> {
+        let settings = Settings::of(params)?;
+        if settings.shape != self.settings.shape {
+            return Ok(Applied::NeedsReload);
+        }
+        if settings.live == self.settings.live {
+            return Ok(Applied::Now);
+        }
+        let reseed =
+            settings.live.seed != self.settings.live.seed || settings.live.cuda_noise != self.settings.live.cuda_noise;
+        let numbers = self.numbers(&settings.live, reseed)?;
+        self.hold(&settings.live, &numbers).map_err(frame_error)?;
+        self.settings = settings;
+        self.refill = true;
+        Ok(Applied::Now)
+    }
+
+    fn process(&mut self, frame: VideoFrame) -> Result<VideoFrame, PipelineError> {
+        let size = self.settings.shape.size;
+        if frame.size != size || frame.format != PixelFormat::Rgb24 {
+            let reason = format!("a frame of {} {:?} came, {size} RGB is needed", frame.size, frame.format);
+            return Err(PipelineError::Frame(reason));
+        }
+        let mut out = VideoFrame::take(&self.pool, frame.size, frame.format, frame.pts)
+            .ok_or_else(|| PipelineError::Frame("every picture buffer is in use".to_owned()))?;
+        (out.seq, out.color, out.stamps) = (frame.seq, frame.color, frame.stamps);
+        if let Some(filter) = &mut self.filter
+            && filter.skips(&frame.data, self.refill).map_err(frame_error)?
+        {
+            out.data.copy_from_slice(&self.last);
+            return Ok(out);
+        }
+        // New numbers are seen at once: every row goes the whole way with them, from this frame.
+        let passes = if self.refill && self.settings.live.refill { self.config.steps } else { 1 };
+        for _ in 0..passes {
+            self.run(&frame.data, &mut out.data).map_err(frame_error)?;
+        }
+        self.refill = false;
+        if self.filter.is_some() {
+            self.last.copy_from_slice(&out.data);
+        }
+        Ok(out)
+    }
+
+    fn reset(&mut self) {
+        self.state.iter_mut().flatten().for_each(|buffer| buffer.fill(0.0));
+        self.last.fill(0);
+        self.refill = true;
+        if let Some(filter) = &mut self.filter {
+            filter.reset();
+        }
+    }
+}
+
+/// What stands in for a stream whose diffusion is switched off.
+pub(super) struct Through {
+    pub settings: Settings,
+}
+
+impl FrameProcessor for Through {
+    fn format(&self) -> PixelFormat {
+        PixelFormat::Rgb24
+    }
+
+    fn apply(&mut self, params: &Checked) -> Result<Applied, PipelineError> {
+        let settings = Settings::of(params)?;
+        Ok(if settings.shape == self.settings.shape { Applied::Now } else { Applied::NeedsReload })
+    }
+
+    fn process(&mut self, frame: VideoFrame) -> Result<VideoFrame, PipelineError> {
+        Ok(frame)
+    }
+
+    fn reset(&mut self) {}
+}

@@ -1,0 +1,171 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use serde_json::{Value, json};
+
+use super::StreamDiffusion;
+use super::params::Settings;
+use crate::frame::Size;
+use crate::models::blend::Blend;
+use crate::models::stream::Guidance;
+use crate::pipeline::{Params, Pipeline};
+
+fn params(json: Value) -> Params {
+    json.as_object().expect("an object").clone()
+}
+
+fn settings(json: Value) -> Settings {
+    let checked = StreamDiffusion::PLAIN.check(&params(json)).expect("good parameters");
+    Settings::of(&checked).expect("settings")
+}
+
+#[track_caller]
+fn refused(json: Value, field: &str, reason: &str) {
+    let error = StreamDiffusion::PLAIN.check(&params(json.clone())).expect_err("refused");
+    assert_eq!(error.field, field, "{json}: {error}");
+    assert!(error.reason.contains(reason), "{json}: {error}");
+}
+
+#[test]
+fn defaults_are_those_of_the_live_runner() {
+    let Settings { shape, live } = settings(json!({}));
+    assert_eq!(shape.model, "stabilityai/sd-turbo");
+    assert_eq!(shape.size, Size::new(512, 512));
+    assert_eq!((shape.steps, shape.guidance), (3, Guidance::SelfNegative));
+    assert!(!shape.lcm_lora, "turbo models take no LCM-LoRA");
+    assert!(settings(json!({"model_id": "Lykon/dreamshaper-8"})).shape.lcm_lora);
+    assert_eq!(live.prompt.items, [("flowers".to_owned(), 1.0)]);
+    assert_eq!((live.prompt.how, live.seed.how), (Blend::Slerp, Blend::Linear));
+    assert_eq!(live.seed.items, [(789, 1.0)]);
+    assert_eq!(live.t_index, [12, 20, 32]);
+    assert_eq!((live.guidance_scale, live.delta, live.inference_steps), (1.0, 0.7, 50));
+    assert!(live.add_noise && live.prompt.normalize && live.seed.normalize);
+}
+
+#[test]
+fn every_default_of_the_schema_passes_the_check() {
+    let schema = StreamDiffusion::PLAIN.schema();
+    let properties = schema["properties"].as_object().unwrap();
+    let defaults: Params = properties
+        .iter()
+        .filter(|(_, property)| !property["default"].is_null())
+        .map(|(name, property)| (name.clone(), property["default"].clone()))
+        .collect();
+    assert!(defaults.len() > 25);
+    assert_eq!(settings(Value::Object(defaults)), settings(json!({})));
+    for (name, property) in properties {
+        assert!(property["title"].is_string() && property["description"].is_string(), "{name}");
+    }
+}
+
+#[test]
+fn values_are_taken_as_leniently_as_by_the_runner() {
+    let taken = settings(json!({
+        "prompt": [["a cat", "1.5"], ["a dog", 1]],
+        "seed": [["7", 0.5], [8.0, 0.5]],
+        "t_index_list": ["1", 2.0],
+        "num_inference_steps": "4",
+        "guidance_scale": "1.5",
+    }));
+    assert_eq!(taken.live.prompt.items, [("a cat".to_owned(), 1.5), ("a dog".to_owned(), 1.0)]);
+    assert_eq!(taken.live.seed.items, [(7, 0.5), (8, 0.5)]);
+    assert_eq!(taken.live.t_index, [1, 2]);
+    assert_eq!(taken.live.guidance_scale, 1.5);
+    assert_eq!(settings(json!({"prompt": []})).live.prompt.items, []);
+}
+
+#[test]
+fn wrong_values_are_named() {
+    refused(json!({"promt": "x"}), "promt", "Extra inputs are not permitted");
+    refused(json!({"t_index_list": []}), "t_index_list", "between 1 and 4 elements");
+    refused(json!({"t_index_list": [1, 2, 3, 4, 5]}), "t_index_list", "between 1 and 4 elements");
+    refused(json!({"t_index_list": [3, 2]}), "t_index_list", "non-decreasing order. 2 < 3");
+    refused(json!({"t_index_list": [50]}), "t_index_list", "Found 50 at index 0");
+    refused(json!({"t_index_list": [-1]}), "t_index_list", "must be between 0 and 49");
+    refused(json!({"t_index_list": [0.5]}), "t_index_list.0", "fractional part");
+    refused(json!({"num_inference_steps": 20}), "t_index_list", "Found 20 at index 1");
+    refused(json!({"model_id": "other/model"}), "model_id", "Input should be");
+    refused(json!({"seed": -1}), "seed", "greater than or equal to 0");
+    refused(json!({"prompt": 5}), "prompt", "valid string");
+    refused(json!({"prompt": [["a"]]}), "prompt.0", "pair");
+    refused(json!({"width": 100}), "width", "multiple of 64");
+    refused(json!({"lora_dict": {"a": "b"}}), "lora_dict.a", "valid number");
+    refused(json!({"cfg_type": "half"}), "cfg_type", "Input should be");
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name_unless_it_is_off() {
+    for key in ["ip_adapter", "cached_attention"] {
+        refused(json!({key: {}}), key, "not built here");
+        refused(json!({key: {"enabled": true}}), key, "not built here");
+        settings(json!({key: {"enabled": false}}));
+    }
+    let on = json!({"processors": [{"type": "blur"}]});
+    refused(json!({"image_preprocessing": on}), "image_preprocessing", "not built here");
+    settings(json!({"image_preprocessing": {"enabled": false, "processors": [{"type": "blur"}]}}));
+    settings(json!({"image_postprocessing": null}));
+    refused(json!({"use_denoising_batch": false}), "use_denoising_batch", "only true");
+}
+
+#[test]
+fn controlnets_are_those_of_the_family() {
+    let canny = "lllyasviel/control_v11p_sd15_canny";
+    let with = |model: &str, list: Value| json!({"model_id": model, "controlnets": list});
+    let sd15 = "Lykon/dreamshaper-8";
+    let taken = settings(with(sd15, json!([{"model_id": canny, "conditioning_scale": 0.4}])));
+    assert_eq!((taken.shape.controls, taken.live.control_scales), (vec![canny.to_owned()], vec![0.4]));
+    let off = settings(with(sd15, json!([{"model_id": canny, "enabled": false, "preprocessor": "canny"}])));
+    assert!(off.shape.controls.is_empty());
+    refused(with("stabilityai/sd-turbo", json!([{"model_id": canny}])), "controlnets", "Invalid ControlNets for model");
+    let twice = json!([{"model_id": canny}, {"model_id": canny}]);
+    refused(with(sd15, twice), "controlnets", "Duplicate controlnet model_id");
+    refused(with(sd15, json!([{}])), "controlnets.0.model_id", "Field required");
+    let edges = json!([{"model_id": canny, "preprocessor": "canny"}]);
+    refused(with(sd15, edges), "controlnets.0.preprocessor", "canny is not built here");
+    refused(with(sd15, json!([{"model_id": canny, "scale": 1}])), "controlnets.0.scale", "Extra inputs");
+    refused(with(sd15, json!("all")), "controlnets", "valid list");
+}
+
+#[test]
+fn what_needs_another_graph_is_told_from_what_does_not() {
+    let base = settings(json!({}));
+    for hot in [
+        json!({"prompt": "a cat"}),
+        json!({"seed": 1}),
+        json!({"guidance_scale": 2}),
+        json!({"t_index_list": [1, 2, 3]}),
+        json!({"num_inference_steps": 40}),
+        json!({"do_add_noise": false}),
+    ] {
+        let other = settings(hot.clone());
+        assert!(other.shape == base.shape && other.live != base.live, "{hot}");
+    }
+    for cold in [
+        json!({"t_index_list": [12]}),
+        json!({"model_id": "stabilityai/sdxl-turbo"}),
+        json!({"width": 640}),
+        json!({"cfg_type": "full"}),
+        json!({"lora_dict": {"a": 1}}),
+        json!({"precision": "fp16"}),
+        json!({"enable_similar_image_filter": true}),
+    ] {
+        assert!(settings(cold.clone()).shape != base.shape, "{cold}");
+    }
+}
+
+#[test]
+fn variants_load_their_presets() {
+    for (variant, model, steps) in [
+        (StreamDiffusion::PLAIN, "stabilityai/sd-turbo", 3),
+        (StreamDiffusion::SDTURBO, "stabilityai/sd-turbo", 3),
+        (StreamDiffusion::SD15, "Lykon/dreamshaper-8", 3),
+        (StreamDiffusion::SDXL, "stabilityai/sdxl-turbo", 1),
+    ] {
+        let taken = settings(Value::Object(variant.initial()));
+        assert_eq!((taken.shape.model.as_str(), taken.shape.steps), (model, steps), "{}", variant.name());
+        let found = crate::pipeline::registry::find(variant.name()).expect("registered");
+        assert_eq!(found.initial(), variant.initial());
+    }
+    // A stream that names nothing gets the defaults of the class, whatever the variant.
+    assert_eq!(StreamDiffusion::SDXL.check(&Params::new()), StreamDiffusion::PLAIN.check(&Params::new()));
+    assert!(crate::pipeline::registry::find("streamdiffusion-sdxl-faceid").is_none());
+}
