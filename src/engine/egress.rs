@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::outbox::{Meta, Next, Picture};
 use super::shared::{ENCODE, Shared, Streams};
@@ -24,7 +25,7 @@ pub const PIECES: usize = 256;
 /// How long the encoder waits before it looks at held audio again.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A last good picture older than this is not shown behind the overlay.
+/// A last good picture older than this is not shown any more, neither for frames that fail nor behind the overlay.
 const BACKGROUND: Duration = Duration::from_secs(5);
 
 /// Longer than any patience of the hold: releases everything.
@@ -165,7 +166,7 @@ impl Encoder {
                 self.kept = Some((frame, Instant::now()));
                 self.overlay = None;
             }
-            Picture::Repeat(meta) => match self.kept.take() {
+            Picture::Repeat(meta) => match self.kept.take_if(|(_, made)| made.elapsed() < BACKGROUND) {
                 Some((mut frame, made)) => {
                     stamp(&mut frame, meta);
                     let result = self.encode(&frame, Kind::Repeated);
@@ -248,8 +249,19 @@ const HELD: usize = 64;
 
 impl Sink {
     fn send(&mut self, piece: Piece) {
+        let lost = match self.pieces.try_send(piece) {
+            Ok(()) => None,
+            Err(TrySendError::Closed(piece)) => Some(piece),
+            Err(TrySendError::Full(piece)) => {
+                // Waiting for a slow network is no hang of this thread, for which the engine would be replaced.
+                self.shared.busy[ENCODE].clear();
+                let sent = self.pieces.blocking_send(piece);
+                self.shared.busy[ENCODE].set(Instant::now());
+                sent.err().map(|error| error.0)
+            }
+        };
         // A publisher that is gone has cancelled the session, which the encoder sees before its next picture.
-        if let Err(mpsc::error::SendError(Piece::Bytes(_, What::Video { .. }))) = self.pieces.blocking_send(piece) {
+        if let Some(Piece::Bytes(_, What::Video { .. })) = lost {
             self.shared.drop_at(Place::End);
         }
     }

@@ -194,8 +194,8 @@ impl InputSink for Sink<'_> {
             shared.interval_us.store(self.interval.get().as_micros() as u64, Ordering::Relaxed);
         }
         self.last_pts = Some(frame.pts);
-        if !shared.ready() {
-            // While the model loads every frame becomes a picture of the overlay: the rate and the timeline go on.
+        if !shared.ready() || frame.format != shared.format() {
+            // A picture that was converted just before the model opened has the layout of none. While the model loads every frame becomes a picture of the overlay: the rate and the timeline go on.
             let meta = Meta { seq: frame.seq, pts: frame.pts, stamps: frame.stamps };
             if shared.output.video(Picture::Overlay(meta)).is_some() {
                 shared.drop_at(Place::Output);

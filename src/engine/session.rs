@@ -30,6 +30,8 @@ use crate::trickle::{Begin, Client, Publisher, Start, Subscriber};
 const LOOK: Duration = Duration::from_millis(250);
 /// How often it tells the supervisor, changes apart.
 const REPORT: Duration = Duration::from_secs(1);
+/// Time between two `error` events; of the faults between them the newest is told.
+const FAULTS: Duration = Duration::from_secs(1);
 /// A session in the state ERROR for this long is ended, so that the gateway moves on.
 const GIVE_UP: Duration = Duration::from_secs(2);
 
@@ -402,6 +404,7 @@ impl Session {
         let status_every = Duration::from_millis(self.deps.config.status_ms);
         let (mut reported, mut told) = (Instant::now() - REPORT, Instant::now());
         let mut error_since: Option<Instant> = None;
+        let mut fault_told: Option<Instant> = None;
         let interval = Duration::from_millis(self.deps.config.interval_ms);
         let mut opened = self.shared.began;
         loop {
@@ -432,13 +435,17 @@ impl Session {
                 },
                 () = self.shared.changed.notified() => {
                     // An engine that is replaced this moment must know of the parameters that were accepted the moment before.
-                    self.report_faults(watch);
+                    if fault_told.is_none_or(|at| at.elapsed() >= FAULTS) {
+                        fault_told = self.report_faults(watch).then(Instant::now).or(fault_told);
+                    }
                     let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
                     self.report(watch, &current);
                 }
                 now = look.tick() => {
                     let now = now.into_std();
-                    self.report_faults(watch);
+                    if fault_told.is_none_or(|at| now.saturating_duration_since(at) >= FAULTS) {
+                        fault_told = self.report_faults(watch).then_some(now).or(fault_told);
+                    }
                     if let Some(end) = self.idle(watch, now) {
                         return end;
                     }
@@ -513,11 +520,12 @@ impl Session {
         interval
     }
 
-    fn report_faults(&self, watch: &mut Watch) {
-        if let Some(fault) = self.shared.fault.take() {
-            watch.error(fault.message.clone());
-            self.events.emit(Event::Error { pipeline: self.shared.pipeline.name().into(), message: fault.message });
-        }
+    /// Tells the newest fault that has not been told. True when there was one.
+    fn report_faults(&self, watch: &mut Watch) -> bool {
+        let Some(fault) = self.shared.fault.take() else { return false };
+        watch.error(fault.message.clone());
+        self.events.emit(Event::Error { pipeline: self.shared.pipeline.name().into(), message: fault.message });
+        true
     }
 
     fn report(&self, watch: &Watch, current: &Current) {
