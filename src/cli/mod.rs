@@ -13,11 +13,15 @@ pub mod demo;
 mod doctor;
 mod engine;
 mod health;
+mod ledger;
 pub mod logging;
+mod models;
 mod prepare;
+pub mod process;
 pub mod rig;
 mod serve;
 pub mod settings;
+mod top;
 
 /// Exit code for a wrong flag, variable or file (`EX_USAGE`).
 pub const USAGE: u8 = 64;
@@ -32,11 +36,15 @@ struct Subcommand {
 const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: serve::command, run: serve::run },
     Subcommand { command: demo::command, run: demo::run },
+    Subcommand { command: process::command, run: process::run },
     Subcommand { command: bench::command, run: bench::run },
     Subcommand { command: doctor::command, run: doctor::run },
     Subcommand { command: prepare::command, run: prepare::run },
     Subcommand { command: health::command, run: health::run },
+    Subcommand { command: top::command, run: top::run },
+    Subcommand { command: ledger::command, run: ledger::run },
     Subcommand { command: config::command, run: config::run },
+    Subcommand { command: models::command, run: models::run },
     Subcommand { command: engine::command, run: engine::run },
 ];
 

@@ -1,5 +1,6 @@
 //! `weir serve`: the runner.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -32,6 +33,11 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
 }
 
 fn serve(config: crate::config::Config) -> Result<(), String> {
+    let trace = config.engine.trace.clone();
+    if let Some(path) = &trace {
+        // Engines go on with what the one before wrote, so a trace begins here.
+        std::fs::write(path, "").map_err(|error| format!("no trace can be written to {}: {error}", path.display()))?;
+    }
     let command = EngineCommand::Process { program: program()?, arguments: engine::arguments(&config.log) };
     let engine = serde_json::to_value(&config.engine).map_err(|error| format!("settings of the engine: {error}"))?;
     // One thread is plenty: nothing here works, and what may block has threads of its own.
@@ -44,7 +50,19 @@ fn serve(config: crate::config::Config) -> Result<(), String> {
     });
     // A driver call that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
+    if let Some(path) = &trace {
+        close_trace(path);
+    }
     result
+}
+
+/// Ends the array of events that engines left open.
+fn close_trace(path: &Path) {
+    use std::io::Write;
+    let ended = std::fs::OpenOptions::new().append(true).open(path).and_then(|mut file| file.write_all(b"\n]\n"));
+    if let Err(error) = ended {
+        warn!(path = %path.display(), %error, "The trace has no end; Perfetto opens it all the same.");
+    }
 }
 
 /// This program, to start its engine.

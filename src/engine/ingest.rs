@@ -13,7 +13,7 @@ use super::outbox::{Meta, Picture};
 use super::shared::{DECODE, Shared, Streams};
 use crate::frame::{PixelFormat, Size, Timestamp, VideoFrame};
 use crate::media::{AudioPacket, DropReason, Input, InputConfig, InputEvent, InputSink};
-use crate::metering::Place;
+use crate::metering::{Place, Queue};
 use crate::trickle::{EndReason, Subscriber};
 
 /// Pieces that may wait for the decoder. When they do, the socket is not read: nothing is lost.
@@ -61,6 +61,7 @@ pub async fn read(
             }
         };
         let seq = segment.seq();
+        shared.meter.segment_in(Instant::now());
         if pieces.send(Piece::Begin(seq)).await.is_err() {
             return "the decoder stopped".into();
         }
@@ -71,6 +72,7 @@ pub async fn read(
                     let now = Instant::now();
                     shared.last_byte.set(now);
                     shared.metrics.bytes_in.inc_by(bytes.len() as u64);
+                    shared.meter.received(bytes.len() as u64);
                     bytes_read += bytes.len() as u64;
                     if pieces.send(Piece::Bytes(bytes, now)).await.is_err() {
                         return "the decoder stopped".into();
@@ -178,10 +180,12 @@ impl InputSink for Sink<'_> {
     fn video(&mut self, frame: VideoFrame) {
         let shared = self.shared;
         shared.metrics.decoded.inc();
+        shared.metrics.passed(Queue::Decode);
+        shared.meter.arrived();
         shared.frames_in.fetch_add(1, Ordering::Relaxed);
         shared.last_input.set(frame.stamps.decoded.unwrap_or_else(Instant::now));
         if self.resume_after.is_some_and(|last| frame.pts <= last) {
-            shared.metrics.drop_at(Place::Resume);
+            shared.drop_at(Place::Resume);
             return;
         }
         self.resume_after = None;
@@ -194,12 +198,12 @@ impl InputSink for Sink<'_> {
             // While the model loads every frame becomes a picture of the overlay: the rate and the timeline go on.
             let meta = Meta { seq: frame.seq, pts: frame.pts, stamps: frame.stamps };
             if shared.output.video(Picture::Overlay(meta)).is_some() {
-                shared.metrics.drop_at(Place::Output);
+                shared.drop_at(Place::Output);
             }
             return;
         }
         if shared.input.push(frame).is_some() {
-            shared.metrics.drop_at(Place::Input);
+            shared.drop_at(Place::Input);
         }
     }
 
@@ -220,8 +224,13 @@ impl InputSink for Sink<'_> {
                     tracing::info!(session, "{line}");
                 }
             }
-            InputEvent::DecoderChosen { name } => tracing::info!(session, "Decoding with {name}."),
+            InputEvent::DecoderChosen { name } => {
+                tracing::info!(session, "Decoding with {name}.");
+                shared.meter.set_decoder(&name);
+                shared.show_codecs();
+            }
             InputEvent::FormatChanged { size, pixel_format } => {
+                shared.meter.set_input_size(size);
                 tracing::info!(session, "The input has pictures of {size} in {pixel_format}.");
             }
             InputEvent::Discontinuity { from, to } => {
@@ -232,7 +241,8 @@ impl InputSink for Sink<'_> {
                 tracing::debug!(session, "Damaged input is skipped: {damage}.");
             }
             InputEvent::Dropped { reason, pts } => {
-                shared.metrics.drop_at(match reason {
+                shared.meter.arrived();
+                shared.drop_at(match reason {
                     DropReason::PoolEmpty => Place::Decode,
                     DropReason::RateCap => Place::RateCap,
                     DropReason::BeforeKeyFrame => Place::KeyFrame,
@@ -245,6 +255,13 @@ impl InputSink for Sink<'_> {
 }
 
 /// The decoder's settings for a session.
-pub fn input_config(shared: &Shared, size: Size, media: &crate::media::Config) -> InputConfig {
-    InputConfig { target: size, format: PixelFormat::I420, media: media.clone(), pool: shared.pool.clone() }
+pub fn input_config(shared: &Shared, size: Size, media: &crate::media::Config, max_fps: Option<f64>) -> InputConfig {
+    let mut media = media.clone();
+    // 0 means no cap.
+    media.max_fps = match (media.max_fps, max_fps.filter(|fps| *fps > 0.0)) {
+        (set, None) => set,
+        (set, Some(asked)) if set > 0.0 => set.min(asked),
+        (_, Some(asked)) => asked,
+    };
+    InputConfig { target: size, format: PixelFormat::I420, media, pool: shared.pool.clone() }
 }

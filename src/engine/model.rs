@@ -13,7 +13,7 @@ use super::fresh::{Average, Popped, skip};
 use super::outbox::{Meta, Picture};
 use super::shared::{MODEL, Shared};
 use crate::frame::{FramePool, VideoFrame};
-use crate::metering::Place;
+use crate::metering::{Place, Queue};
 use crate::pipeline::{Applied, Checked, FrameProcessor, LoadContext, Pipeline, PipelineError};
 
 /// How often an idle model thread looks for new parameters or a finished load.
@@ -120,7 +120,8 @@ impl Worker {
                 self.frames(&shared);
             }
             shared.shut_model();
-            shared.input.abort();
+            let lost = shared.input.abort();
+            shared.drops_at(Place::End, lost as u64);
             shared.output.close_video();
             self.processor.reset();
         }
@@ -168,7 +169,7 @@ impl Worker {
             let popped = shared.input.pop(
                 Some(Instant::now() + LOOK),
                 |queued| skip(queued, cost.get(), shared.interval(), freshness),
-                |_| shared.metrics.drop_at(Place::Input),
+                |_| shared.drop_at(Place::Input),
             );
             let mut frame = match popped {
                 Popped::Item(frame) => frame,
@@ -186,6 +187,9 @@ impl Worker {
             shared.busy[MODEL].clear();
             let done = Instant::now();
             cost.add(done - started);
+            shared.metrics.passed(Queue::Model);
+            shared.metrics.model_busy.inc_by((done - started).as_secs_f64());
+            shared.meter.busy(done - started);
             let picture = match result {
                 Ok(mut frame) => {
                     (frame.seq, frame.pts, frame.stamps) = (meta.seq, meta.pts, meta.stamps);
@@ -198,7 +202,7 @@ impl Worker {
                 }
             };
             if shared.output.video(picture).is_some() {
-                shared.metrics.drop_at(Place::Output);
+                shared.drop_at(Place::Output);
             }
         }
         // The loader cannot be cancelled; its result is dropped when it comes, before the next session is served.

@@ -18,11 +18,11 @@ use super::model::Model;
 use super::report::Watch;
 use super::shared::Shared;
 use super::{egress, ingest};
-use crate::frame::{FramePool, Timestamp};
+use crate::frame::{FramePool, Size, Timestamp};
 use crate::health::{State, params_hash};
 use crate::link::{FromEngine, Resume, SessionReport, StreamRequest};
 use crate::media::OutputConfig;
-use crate::metering::Metrics;
+use crate::metering::{Carry, Clock, Facts, Interval, Meter, Metrics, Tracer};
 use crate::pipeline::{Checked, ParamError, Params, Pipeline};
 use crate::trickle::{Begin, Client, Publisher, Start, Subscriber};
 
@@ -52,6 +52,7 @@ pub(super) struct Deps {
     pub client: Client,
     pub metrics: Arc<Metrics>,
     pub pool: FramePool,
+    pub tracer: Arc<Tracer>,
     /// Gets the session's number when its resources are free.
     pub ended: mpsc::Sender<u64>,
     /// Owns the tasks of sessions.
@@ -95,7 +96,8 @@ impl Handle {
         order: Order,
         now: Instant,
     ) -> Result<Self, String> {
-        let shared = Shared::new(order.session, pipeline, deps.pool.clone(), deps.metrics.clone(), now);
+        let meter = meter(&deps, &order, checked.size, now);
+        let shared = Shared::new(order.session, pipeline, deps.pool.clone(), deps.metrics.clone(), meter, now);
         shared.notice(format!("Loading {}…", pipeline.name()));
         deps.metrics.begin_session();
         if !model.serve(shared.clone(), checked.clone()) {
@@ -163,6 +165,11 @@ impl Handle {
         self.shared.cancel.cancel();
     }
 
+    /// Shows what waits before each stage in the engine's counters.
+    pub fn show_queues(&self) {
+        self.shared.show_queues(Instant::now());
+    }
+
     /// Milliseconds that the slowest stage thread has been inside one call.
     pub fn busy_ms(&self, now: Instant) -> u64 {
         self.shared.busy_ms(now)
@@ -182,6 +189,7 @@ impl Updater {
         let result = self.check(params);
         let label = if result.is_ok() { "applied" } else { "refused" };
         self.shared.metrics.updates.with_label_values(&[label]).inc();
+        self.shared.meter.updated(result.is_ok());
         result
     }
 
@@ -194,13 +202,13 @@ impl Updater {
         let checked = self.shared.pipeline.check(&params)?;
         let (old, new) = (current.checked.size, checked.size);
         if old != new {
-            let field = if old.width != new.width { "width" } else { "height" };
+            // The text is the contract's, whole.
             let reason = format!(
                 "Cannot change output resolution mid-stream (Current resolution: ({}, {}) requested resolution: \
                  ({}, {})). Output resolution (e.g. upscalers) can only be configured when starting a new stream.",
                 old.width, old.height, new.width, new.height
             );
-            return Err(ParamError { field: field.into(), reason });
+            return Err(ParamError { field: String::new(), reason });
         }
         *current = Current::new(checked.clone());
         tracing::info!(session = self.shared.id, hash = current.hash, "New parameters are accepted.");
@@ -261,6 +269,10 @@ impl Session {
         self.finish(&mut tasks, threads, end.drain).await;
         self.report_faults(&mut watch);
         let supervisor = self.deps.supervisor.clone();
+        let interval = self.close_interval(Instant::now(), true);
+        if let Some(message) = metered(&interval) {
+            supervisor.send(message).await;
+        }
         let ended = self.deps.ended.clone();
         let shared = self.shared.clone();
         // The last senders of events go with the session and its handle; the channel is closed after the output.
@@ -305,15 +317,19 @@ impl Session {
             "" => None,
             url => {
                 let from = resume.and_then(|resume| resume.control_seq).unwrap_or(0);
-                Some(Subscriber::new(client, url, Start::Seq(from)).map_err(|e| format!("control_url: {e}"))?)
+                let updates =
+                    Subscriber::new(client, url, Start::Seq(from)).map_err(|e| format!("control_url: {e}"))?;
+                // A burst may overrun the reader, but never its last message.
+                Some(updates.keeping_newest())
             }
         };
 
         // Input: socket, pieces, decoder.
         let (pieces, received) = mpsc::channel(ingest::PIECES);
+        let _ = self.shared.input_pieces.set(pieces.downgrade());
         let decoder = ingest::spawn_decoder(
             self.shared.clone(),
-            ingest::input_config(&self.shared, size, &config.media),
+            ingest::input_config(&self.shared, size, &config.media, request.max_fps),
             received,
             last_video,
         )
@@ -322,6 +338,7 @@ impl Session {
 
         // Output: encoder, pieces, socket.
         let (encoded, to_publish) = mpsc::channel(egress::PIECES);
+        let _ = self.shared.output_pieces.set(encoded.downgrade());
         let output = OutputConfig { size, fps_hint: 30.0, media: config.media.clone() };
         match egress::spawn_encoder(self.shared.clone(), output, encoded, (last_video, last_audio)) {
             Ok(encoder) => threads.push(encoder),
@@ -385,6 +402,8 @@ impl Session {
         let status_every = Duration::from_millis(self.deps.config.status_ms);
         let (mut reported, mut told) = (Instant::now() - REPORT, Instant::now());
         let mut error_since: Option<Instant> = None;
+        let interval = Duration::from_millis(self.deps.config.interval_ms);
+        let mut opened = self.shared.began;
         loop {
             tokio::select! {
                 _ = self.stopped.changed() => {
@@ -436,6 +455,15 @@ impl Session {
                         reported = now;
                         self.report(watch, &current);
                     }
+                    // With no room on the link the interval goes on and is closed when there is.
+                    if now.saturating_duration_since(opened) >= interval
+                        && let Some(room) = self.deps.supervisor.room()
+                    {
+                        opened = now;
+                        if let Some(message) = metered(&self.close_interval(now, false)) {
+                            room.send(message);
+                        }
+                    }
                     if events.is_finished() {
                         return End { reason: "the events channel is gone".into(), fault: false, drain: true };
                     }
@@ -472,6 +500,17 @@ impl Session {
         self.shared.fail("trickle", message.clone());
         self.report_faults(watch);
         Some(End { reason: message, fault: false, drain: true })
+    }
+
+    fn close_interval(&self, now: Instant, last: bool) -> Interval {
+        let hash = self.current.lock().unwrap_or_else(PoisonError::into_inner).hash.clone();
+        let restarts = self.order.resume.as_ref().map_or(0, |resume| resume.restart_count);
+        let facts = Facts { model: self.shared.pipeline.name(), params_hash: &hash, restarts, last };
+        let interval = self.shared.meter.close(now, facts);
+        if self.deps.config.interval_events {
+            self.events.emit(Event::Metering(events::interval(&interval)));
+        }
+        interval
     }
 
     fn report_faults(&self, watch: &mut Watch) {
@@ -522,6 +561,24 @@ impl Session {
     }
 }
 
+/// The meter of a session, which goes on where the one of the engine before was.
+fn meter(deps: &Deps, order: &Order, size: Size, now: Instant) -> Meter {
+    let clock = Clock { at: now, unix_ns: unix_ms() as i64 * 1_000_000 };
+    let account = order.resume.as_ref().and_then(|resume| resume.account.clone());
+    let carry = account.and_then(|account| serde_json::from_value(account).ok());
+    let billed_until_ns = order.arrived_ms.min(i64::MAX as u64 / 1_000_000) as i64 * 1_000_000;
+    let carry = carry.unwrap_or(Carry { number: 0, from_ms: order.arrived_ms, billed_until_ns });
+    let interval = Duration::from_millis(deps.config.interval_ms);
+    Meter::new(order.session, size, clock, interval, carry, deps.tracer.clone())
+}
+
+/// The message that tells the supervisor of an interval.
+fn metered(interval: &Interval) -> Option<FromEngine> {
+    // Plain data of texts and finite numbers has a JSON form.
+    let value = serde_json::to_value(interval).ok()?;
+    Some(FromEngine::Metered { session: interval.session, interval: value })
+}
+
 async fn read_input(
     shared: Arc<Shared>,
     subscriber: Subscriber,
@@ -547,12 +604,13 @@ struct Publish {
 }
 
 impl Publish {
-    async fn run(self, pieces: mpsc::Receiver<egress::Piece>) -> (Role, Option<String>) {
+    async fn run(self, mut pieces: mpsc::Receiver<egress::Piece>) -> (Role, Option<String>) {
         let Self { shared, client, url, begin, supervisor, events } = self;
         let mut publisher = match Publisher::open(&client, &url, "video/mp2t", begin).await {
             Ok(publisher) => publisher,
             Err(error) => {
                 shared.fail("trickle", format!("The output channel cannot be opened: {error}"));
+                egress::discard(&shared, pieces).await;
                 return (Role::Publish, Some(format!("the output cannot be opened: {error}")));
             }
         };
@@ -562,7 +620,8 @@ impl Publish {
             supervisor.hint(FromEngine::Published { session, video_pts, audio_pts });
         };
         let first = || events.emit(Event::FirstProcessed);
-        let reason = egress::publish(shared, &mut publisher, pieces, progress, first).await;
+        let reason = egress::publish(shared.clone(), &mut publisher, &mut pieces, progress, first).await;
+        egress::discard(&shared, pieces).await;
         if let Err(error) = publisher.close(true).await {
             tracing::debug!(session, "The output channel could not be deleted: {error}");
         }

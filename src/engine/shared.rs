@@ -2,16 +2,16 @@
 //! judged by. Everything here is either a queue with a bound or an atomic.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::fresh::Fresh;
 use super::outbox::Outbox;
 use crate::frame::{FramePool, PixelFormat, VideoFrame};
-use crate::metering::Metrics;
+use crate::metering::{Meter, Metrics, Place, Queue};
 use crate::pipeline::{Checked, Pipeline};
 
 /// A moment that any thread may set and any may read, without a lock.
@@ -153,6 +153,14 @@ pub struct Shared {
     pub busy: [Moment; 3],
     /// The engine's counters.
     pub metrics: Arc<Metrics>,
+    /// The stream's own.
+    pub meter: Meter,
+    /// When the session began.
+    pub began: Instant,
+    /// Pieces of input that wait.
+    pub input_pieces: OnceLock<mpsc::WeakSender<super::ingest::Piece>>,
+    /// Pieces of output that wait.
+    pub output_pieces: OnceLock<mpsc::WeakSender<super::egress::Piece>>,
 }
 
 /// Index into [`Shared::busy`].
@@ -174,6 +182,7 @@ impl Shared {
         pipeline: &'static dyn Pipeline,
         pool: FramePool,
         metrics: Arc<Metrics>,
+        meter: Meter,
         now: Instant,
     ) -> Arc<Self> {
         let moment = || Moment::new(now);
@@ -206,6 +215,10 @@ impl Shared {
             fault: Latest::default(),
             busy: [moment(), moment(), moment()],
             metrics,
+            meter,
+            began: now,
+            input_pieces: OnceLock::new(),
+            output_pieces: OnceLock::new(),
         })
     }
 
@@ -222,6 +235,7 @@ impl Shared {
     pub fn fail(&self, stage: &'static str, message: String) {
         tracing::warn!(session = self.id, stage, "{message}");
         self.metrics.errors.with_label_values(&[stage]).inc();
+        self.meter.fault(stage, &message);
         self.last_error.set(Instant::now());
         self.fault.put(Fault { stage, message });
         self.changed.notify_one();
@@ -272,8 +286,40 @@ impl Shared {
     pub fn abort(&self) {
         self.cancel.cancel();
         let lost = self.input.abort() + self.output.abort();
-        self.metrics.drops_at(crate::metering::Place::End, lost as u64);
+        self.drops_at(Place::End, lost as u64);
     }
+
+    /// Shows the codecs at work in the engine's counters.
+    pub fn show_codecs(&self) {
+        let (decoder, encoder) = self.meter.codecs();
+        self.metrics.set_codecs(&decoder, &encoder);
+    }
+
+    /// Shows what waits before each stage at `now` in the engine's counters.
+    pub fn show_queues(&self, now: Instant) {
+        let age = |at: Option<Instant>| at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
+        let model = self.input.oldest(|frame| frame.stamps.decoded).flatten();
+        self.metrics.waits(Queue::Decode, waiting(&self.input_pieces), 0.0);
+        self.metrics.waits(Queue::Model, self.input.len(), age(model));
+        self.metrics.waits(Queue::Encode, self.output.pictures(), age(self.output.oldest()));
+        self.metrics.waits(Queue::Publish, waiting(&self.output_pieces), 0.0);
+    }
+
+    /// A frame ended at `place`.
+    pub fn drop_at(&self, place: Place) {
+        self.drops_at(place, 1);
+    }
+
+    /// `count` frames ended at `place`.
+    pub fn drops_at(&self, place: Place, count: u64) {
+        self.metrics.drops_at(place, count);
+        self.meter.dropped(place, count, Instant::now());
+    }
+}
+
+fn waiting<T>(sender: &OnceLock<mpsc::WeakSender<T>>) -> usize {
+    let sender = sender.get().and_then(mpsc::WeakSender::upgrade);
+    sender.map_or(0, |sender| sender.max_capacity() - sender.capacity())
 }
 
 #[cfg(test)]
