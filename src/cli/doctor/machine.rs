@@ -49,7 +49,7 @@ fn disk(models: &Path) -> Finding {
         let remedy = format!("only models and built engines need it: mkdir {name}, or choose MODEL_DIR");
         return Finding { remedy, ..Finding::unused("disk", format!("there is no {name}")) };
     };
-    let free = found.blocks_available() as u64 * found.fragment_size() as u64;
+    let free = found.blocks_available() * found.fragment_size();
     let text = format!("{} free for {name}", gib(free));
     if free >= DISK {
         Finding::ok("disk", text)
