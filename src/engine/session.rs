@@ -1,5 +1,6 @@
 //! One stream from its start request to the deletion of its channels.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -105,6 +106,7 @@ impl Handle {
         if !model.serve(shared.clone(), checked.clone()) {
             return Err("the model thread does not take sessions".into());
         }
+        shared.overlay.store(checked.show_reloading_frame, Ordering::Relaxed);
         let current = Arc::new(Mutex::new(Current::new(checked)));
         shared.last_params.set(now);
         let (stop, stopped) = watch::channel(None);
@@ -212,6 +214,7 @@ impl Updater {
             );
             return Err(ParamError { field: String::new(), reason });
         }
+        self.shared.overlay.store(checked.show_reloading_frame, Ordering::Relaxed);
         *current = Current::new(checked.clone());
         tracing::info!(session = self.shared.id, hash = current.hash, "New parameters are accepted.");
         drop(current);
@@ -381,7 +384,7 @@ impl Session {
             }
         };
         let bad = move |reason| shared.fail("params", reason);
-        let position = move |seq| position.control_seq.store(seq, std::sync::atomic::Ordering::Relaxed);
+        let position = move |seq| position.control_seq.store(seq, Ordering::Relaxed);
         let stop = self.shared.reading.clone();
         async move {
             let reason = tokio::select! {
@@ -529,7 +532,7 @@ impl Session {
     }
 
     fn report(&self, watch: &Watch, current: &Current) {
-        let control_seq = self.shared.control_seq.load(std::sync::atomic::Ordering::Relaxed);
+        let control_seq = self.shared.control_seq.load(Ordering::Relaxed);
         self.deps.supervisor.hint(FromEngine::Session(SessionReport {
             session: self.shared.id,
             state: watch.state().as_str().into(),
@@ -554,6 +557,11 @@ impl Session {
             let wait = async { while tasks.join_next().await.is_some() {} };
             if tokio::time::timeout(Duration::from_millis(500), wait).await.is_err() {
                 tasks.shutdown().await;
+                // The publisher was cut off before it could delete its channel, and the gateway waits for that.
+                let delete = self.deps.client.delete(&self.order.request.publish_url);
+                if !matches!(tokio::time::timeout(Duration::from_millis(300), delete).await, Ok(Ok(_))) {
+                    tracing::warn!(session = self.shared.id, "The output channel could not be deleted.");
+                }
             }
         }
         self.shared.abort();

@@ -119,6 +119,8 @@ pub struct Shared {
     pub pool: FramePool,
     /// True while the model takes frames; otherwise each one becomes an overlay picture.
     pub model_ready: AtomicBool,
+    /// Whether frames become pictures of the overlay while the model loads; otherwise nothing is sent meanwhile.
+    pub overlay: AtomicBool,
     /// True while the model wants RGB pictures, false for I420.
     rgb: AtomicBool,
     /// What the overlay says.
@@ -200,6 +202,7 @@ impl Shared {
             params: Latest::default(),
             pool,
             model_ready: AtomicBool::new(false),
+            overlay: AtomicBool::new(true),
             rgb: AtomicBool::new(false),
             notice: Mutex::new(String::new()),
             notice_since: moment(),
