@@ -1,7 +1,7 @@
 //! `weir demo`: a whole network on this machine, with a page to look at it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::rig::{self, RigError, runner::RunnerConfig, source::SourceConfig};
 use crate::frame::Size;
+use crate::models::weights::Repository;
 use crate::pipeline::{Params, registry};
 
 pub mod check;
@@ -177,14 +178,46 @@ fn options(matches: &ArgMatches) -> Result<Options, String> {
     })
 }
 
+/// The model that StreamDiffusion makes up by itself.
+const MADE_UP: &str = "weir/tiny";
+
+/// Lets StreamDiffusion run without weights: where the model that it would load is not below `models`, and none was asked
+/// for, a small one with made-up weights takes its place. Returns what to tell people.
+fn without_weights(options: &mut Options, models: &Path) -> Option<String> {
+    let pipeline = registry::find(&options.pipeline)?;
+    if options.params.contains_key("model_id") {
+        return None;
+    }
+    let checked = pipeline.check(&options.params).ok()?;
+    let model = checked.values.get("model_id")?.as_str()?.to_owned();
+    if Repository::find(models, &model).is_ok() {
+        return None;
+    }
+    let mut tried = options.params.clone();
+    tried.insert("model_id".into(), MADE_UP.into());
+    // One step: on a processor every further one costs as much again.
+    tried.entry("t_index_list").or_insert_with(|| vec![32].into());
+    pipeline.check(&tried).ok()?;
+    options.params = tried;
+    Some(format!(
+        "No weights of {model} below {}: a small model with made-up weights runs in its place. It has the real \
+         one's structure, and its pictures mean nothing. `weir models pull {model}` fetches the real one.",
+        models.display()
+    ))
+}
+
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    let options = match options(matches) {
+    let mut options = match options(matches) {
         Ok(options) => options,
         Err(mistake) => {
             super::complain(&mistake);
             return ExitCode::from(super::USAGE);
         }
     };
+    let models = ["WEIR_ENGINE_MODELS", "MODEL_DIR"].iter().find_map(std::env::var_os).map(PathBuf::from);
+    if let Some(told) = without_weights(&mut options, models.as_deref().unwrap_or(Path::new("/models"))) {
+        super::complain(&told);
+    }
     finish(block_on(play(&options)).map(|played| {
         super::print(&played.text);
         played.good
@@ -240,6 +273,20 @@ mod tests {
         assert_eq!(options.output, Size::new(640, 384));
         let options = of(&["--params", r#"{"width":768,"height":448}"#]).unwrap();
         assert_eq!(options.output, Size::new(768, 448));
+    }
+
+    #[test]
+    fn diffusion_without_weights_runs_a_made_up_model_and_says_so() {
+        let nowhere = tempfile::tempdir().unwrap();
+        let mut options = of(&["--pipeline", "streamdiffusion"]).unwrap();
+        let told = without_weights(&mut options, nowhere.path()).unwrap();
+        assert!(told.contains("stabilityai/sd-turbo") && told.contains("made-up"), "{told}");
+        assert_eq!(options.params["model_id"], MADE_UP);
+        // A model that was asked for is not replaced.
+        let mut asked =
+            of(&["--pipeline", "streamdiffusion", "--params", r#"{"model_id":"Lykon/dreamshaper-8"}"#]).unwrap();
+        assert_eq!(without_weights(&mut asked, nowhere.path()), None);
+        assert_eq!(without_weights(&mut of(&["--pipeline", "invert"]).unwrap(), nowhere.path()), None);
     }
 
     #[test]
