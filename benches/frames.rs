@@ -1,11 +1,13 @@
 //! What one frame of 512×512 costs in each part of the model thread. `scripts/setup` fetches the runtime that `invert`
 //! needs. Run with `cargo bench --bench frames`.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use divan::Bencher;
-use weir::frame::{FramePool, PixelFormat, Size, Timestamp, VideoFrame};
+use weir::frame::{FramePool, PixelFormat, Size, Stamps, Timestamp, VideoFrame};
 use weir::inference::Config;
+use weir::metering::{Carry, Clock, FrameRecord, Kind, Meter, Metrics, Tracer};
 use weir::pipeline::overlay::Overlay;
 use weir::pipeline::{FrameProcessor, LoadContext, Params, registry};
 
@@ -71,4 +73,34 @@ fn overlay_with_new_text(bencher: Bencher<'_, '_>) {
 fn pool(bencher: Bencher<'_, '_>) {
     let pool = FramePool::new(1);
     bencher.bench_local(|| take(&pool, PixelFormat::Rgb24));
+}
+
+/// All that measuring does for one frame: its counts, its record and its histograms.
+#[divan::bench(args = [false, true])]
+fn measure(bencher: Bencher<'_, '_>, traced: bool) {
+    let now = Instant::now();
+    let (tracer, metrics) = (Arc::new(Tracer::new()), Metrics::new().expect("metrics"));
+    let clock = Clock { at: now, unix_ns: 0 };
+    let mut trace = traced.then(|| tracer.listen(4096, clock).expect("room"));
+    let carry = Carry { number: 0, from_ms: 0, billed_until_ns: 0 };
+    let meter = Meter::new(1, SIZE, clock, Duration::from_secs(5), carry, tracer);
+    let at = |ms| Some(now + Duration::from_millis(ms));
+    let stamps =
+        Stamps { received: at(0), decoded: at(2), started: at(3), done: at(13), encoded: at(17), published: at(18) };
+    let mut seq = 0;
+    bencher.bench_local(|| {
+        seq += 1;
+        meter.arrived();
+        meter.busy(Duration::from_millis(10));
+        metrics.published(Kind::Processed, &stamps);
+        meter.sent(10_000);
+        let (pixels, revision) = (SIZE.pixels(), meter.revision());
+        let (kind, pts) = (Kind::Processed, Timestamp(seq as i64 * 3000));
+        meter.published(&FrameRecord { session: 1, seq, pts, stamps, kind, pixels, bytes: 10_000, revision });
+        if seq % 4096 == 0
+            && let Some(trace) = &mut trace
+        {
+            divan::black_box(trace.take());
+        }
+    });
 }

@@ -4,9 +4,12 @@
 
 mod full;
 mod nets;
+mod numbers;
 mod pipeline;
 mod similar;
 mod stream;
+mod text;
+mod weights;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

@@ -29,7 +29,7 @@ pub struct Config {
     pub updates: UpdateMode,
     /// Milliseconds without a byte of input, from the start on, after which a session is taken for orphaned.
     pub orphan_ms: u64,
-    /// Milliseconds without video, once there was some, after which a session ends.
+    /// Milliseconds without a byte of input, once there was some, after which a session ends.
     pub input_timeout_ms: u64,
     /// Milliseconds between two status events.
     pub status_ms: u64,
@@ -37,6 +37,12 @@ pub struct Config {
     pub freshness_ms: u64,
     /// Milliseconds that a session may take to end.
     pub stop_ms: u64,
+    /// Milliseconds between two entries of the ledger, and between two debits of the network.
+    pub interval_ms: u64,
+    /// Whether the events channel hears of every interval.
+    pub interval_events: bool,
+    /// Where a trace of every frame is written to, if anywhere.
+    pub trace: Option<PathBuf>,
     /// The trickle client.
     pub trickle: crate::trickle::Config,
     /// Codecs.
@@ -57,6 +63,9 @@ impl Default for Config {
             status_ms: 10_000,
             freshness_ms: 66,
             stop_ms: 2_500,
+            interval_ms: 5_000,
+            interval_events: false,
+            trace: None,
             trickle: Default::default(),
             media: Default::default(),
             inference: Default::default(),

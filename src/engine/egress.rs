@@ -1,5 +1,6 @@
 //! From pictures to the output channel: a thread that encodes and a task that publishes.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -8,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::outbox::{Meta, Next, Picture};
 use super::shared::{ENCODE, Shared, Streams};
 use crate::frame::{PixelFormat, Size, Stamps, Timestamp, VideoFrame};
 use crate::media::{AudioHold, Chunk, HoldConfig, MediaError, Output, OutputConfig, SegmentSink, VideoOut};
-use crate::metering::{Kind, Place};
+use crate::metering::{FrameRecord, Kind, Place, Queue};
 use crate::pipeline::overlay::Overlay;
-use crate::trickle::{Publisher, SegmentWriter};
+use crate::trickle::{EndReason, Publisher, SegmentWriter, TrickleError};
 
 /// Pieces of output that may wait for the publisher: over two seconds of pictures and audio.
 pub const PIECES: usize = 256;
@@ -23,7 +25,7 @@ pub const PIECES: usize = 256;
 /// How long the encoder waits before it looks at held audio again.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A last good picture older than this is not shown behind the overlay.
+/// A last good picture older than this is not shown any more, neither for frames that fail nor behind the overlay.
 const BACKGROUND: Duration = Duration::from_secs(5);
 
 /// Longer than any patience of the hold: releases everything.
@@ -83,8 +85,10 @@ pub fn spawn_encoder(
             }
         };
         tracing::info!(session = shared.id, "Encoding {size} with {}.", output.encoder_name());
+        shared.meter.set_encoder(output.encoder_name());
+        shared.show_codecs();
         output.resume_after(resume_after.0, resume_after.1);
-        let sink = Sink { shared: shared.clone(), pieces, video: None, open: false };
+        let sink = Sink { shared: shared.clone(), pieces, held: VecDeque::with_capacity(HELD + 1), open: false };
         let mut encoder = Encoder {
             shared,
             output,
@@ -94,7 +98,9 @@ pub fn spawn_encoder(
             kept: None,
             overlay: None,
         };
-        if let Err(error) = encoder.run() {
+        let result = encoder.run();
+        encoder.shared.drops_at(Place::End, encoder.sink.held.len() as u64);
+        if let Err(error) = result {
             encoder.shared.fail("encode", format!("The encoder failed: {error}"));
             encoder.shared.cancel.cancel();
         }
@@ -117,6 +123,7 @@ impl Encoder {
         loop {
             let next = self.shared.output.pop(Instant::now() + LOOK);
             if self.shared.cancel.is_cancelled() {
+                self.shared.drops_at(Place::End, u64::from(matches!(next, Next::Video(_))));
                 return Ok(());
             }
             if let Some(Streams { video, audio }) = self.shared.streams.take() {
@@ -159,7 +166,7 @@ impl Encoder {
                 self.kept = Some((frame, Instant::now()));
                 self.overlay = None;
             }
-            Picture::Repeat(meta) => match self.kept.take() {
+            Picture::Repeat(meta) => match self.kept.take_if(|(_, made)| made.elapsed() < BACKGROUND) {
                 Some((mut frame, made)) => {
                     stamp(&mut frame, meta);
                     let result = self.encode(&frame, Kind::Repeated);
@@ -189,7 +196,7 @@ impl Encoder {
                     overlay.set_background(frame);
                 }
                 let Some(frame) = VideoFrame::take(&self.shared.pool, self.size, PixelFormat::I420, meta.pts) else {
-                    self.shared.metrics.drop_at(Place::Decode);
+                    self.shared.drop_at(Place::Decode);
                     return Ok(());
                 };
                 (overlay, frame)
@@ -204,11 +211,11 @@ impl Encoder {
     }
 
     fn encode(&mut self, frame: &VideoFrame, kind: Kind) -> Result<(), MediaError> {
-        self.sink.video = Some((frame.seq, frame.stamps, kind));
-        let result = self.output.video(frame, &mut self.sink);
-        self.sink.video = None;
-        if let VideoOut::DroppedOutOfOrder = result? {
-            self.shared.metrics.drop_at(Place::Order);
+        self.sink.hold(Held { seq: frame.seq, stamps: frame.stamps, kind });
+        // A frame that the encoder refuses stays held and is counted with the end of the session.
+        if let VideoOut::DroppedOutOfOrder = self.output.video(frame, &mut self.sink)? {
+            self.sink.held.pop_back();
+            self.shared.drop_at(Place::Order);
             tracing::debug!(session = self.shared.id, pts = frame.pts.0, "Timestamps out of order; dropping video.");
             return Ok(());
         }
@@ -225,15 +232,46 @@ fn stamp(frame: &mut VideoFrame, meta: Meta) {
 struct Sink {
     shared: Arc<Shared>,
     pieces: mpsc::Sender<Piece>,
-    /// Number, times and kind of the picture that is being encoded.
-    video: Option<(u64, Stamps, Kind)>,
+    /// Pictures that the encoder has and whose bytes are still to come, oldest first.
+    held: VecDeque<Held>,
     open: bool,
 }
 
+/// A picture on its way through the encoder.
+struct Held {
+    seq: u64,
+    stamps: Stamps,
+    kind: Kind,
+}
+
+/// Pictures that an encoder may hold; far more than any does without B-frames.
+const HELD: usize = 64;
+
 impl Sink {
     fn send(&mut self, piece: Piece) {
+        let lost = match self.pieces.try_send(piece) {
+            Ok(()) => None,
+            Err(TrySendError::Closed(piece)) => Some(piece),
+            Err(TrySendError::Full(piece)) => {
+                // Waiting for a slow network is no hang of this thread, for which the engine would be replaced.
+                self.shared.busy[ENCODE].clear();
+                let sent = self.pieces.blocking_send(piece);
+                self.shared.busy[ENCODE].set(Instant::now());
+                sent.err().map(|error| error.0)
+            }
+        };
         // A publisher that is gone has cancelled the session, which the encoder sees before its next picture.
-        let _ = self.pieces.blocking_send(piece);
+        if let Some(Piece::Bytes(_, What::Video { .. })) = lost {
+            self.shared.drop_at(Place::End);
+        }
+    }
+
+    fn hold(&mut self, picture: Held) {
+        self.held.push_back(picture);
+        if self.held.len() > HELD {
+            self.held.pop_front();
+            self.shared.drop_at(Place::End);
+        }
     }
 }
 
@@ -246,10 +284,18 @@ impl SegmentSink for Sink {
 
     fn bytes(&mut self, bytes: Bytes, what: Chunk) {
         let what = match what {
-            Chunk::Video { pts, .. } => match self.video {
-                Some((seq, mut stamps, kind)) => {
-                    stamps.encoded = Some(Instant::now());
-                    What::Video { seq, pts, stamps, kind }
+            Chunk::Video { seq, pts, .. } => match self.held.iter().position(|held| held.seq == seq) {
+                Some(at) => {
+                    // Those before it were swallowed by the encoder.
+                    self.shared.drops_at(Place::End, at as u64);
+                    match self.held.drain(..=at).next_back() {
+                        Some(Held { mut stamps, kind, .. }) => {
+                            stamps.encoded = Some(Instant::now());
+                            self.shared.metrics.passed(Queue::Encode);
+                            What::Video { seq, pts, stamps, kind }
+                        }
+                        None => What::Tables,
+                    }
                 }
                 None => What::Tables,
             },
@@ -272,7 +318,7 @@ impl SegmentSink for Sink {
 pub async fn publish(
     shared: Arc<Shared>,
     publisher: &mut Publisher,
-    mut pieces: mpsc::Receiver<Piece>,
+    pieces: &mut mpsc::Receiver<Piece>,
     mut progress: impl FnMut(Option<Timestamp>, Option<Timestamp>),
     first: impl FnOnce(),
 ) -> Option<String> {
@@ -283,7 +329,7 @@ pub async fn publish(
         match piece {
             Piece::Begin => match publisher.begin().await {
                 Ok(opened) => writer = Some(opened),
-                Err(error) if error.is_end() => return Some(format!("the output ended: {error}")),
+                Err(error) if error.is_end() => return Some(ended(&shared, publisher, &error)),
                 Err(error) => {
                     shared.fail("trickle", format!("An output segment could not be opened: {error}"));
                     writer = None;
@@ -303,7 +349,8 @@ pub async fn publish(
                         Err(error) => {
                             writer = None;
                             if error.is_end() {
-                                return Some(format!("the output ended: {error}"));
+                                shared.drops_at(Place::Publish, u64::from(matches!(what, What::Video { .. })));
+                                return Some(ended(&shared, publisher, &error));
                             }
                             shared.fail("trickle", format!("An output segment broke off: {error}"));
                             false
@@ -312,20 +359,24 @@ pub async fn publish(
                 };
                 if sent {
                     shared.metrics.bytes_out.inc_by(length);
+                    shared.meter.sent(length);
                     if let Some(first) = first.take() {
                         first();
                     }
                 }
                 if let What::Video { seq, pts, stamps, kind } = what {
-                    sent_frame(&shared, sent, seq, pts, stamps, kind);
+                    sent_frame(&shared, sent, seq, pts, stamps, kind, length);
                 }
             }
             Piece::End => {
                 if let Some(open) = writer.take() {
                     let seq = open.seq();
                     match open.finish().await {
-                        Ok(_) => tracing::debug!(session = shared.id, "Published seq={seq}."),
-                        Err(error) if error.is_end() => return Some(format!("the output ended: {error}")),
+                        Ok(_) => {
+                            shared.meter.segment_out();
+                            tracing::debug!(session = shared.id, "Published seq={seq}.");
+                        }
+                        Err(error) if error.is_end() => return Some(ended(&shared, publisher, &error)),
                         Err(error) => shared.fail("trickle", format!("Output segment {seq} was lost: {error}")),
                     }
                 }
@@ -341,17 +392,41 @@ pub async fn publish(
     None
 }
 
-fn sent_frame(shared: &Shared, sent: bool, seq: u64, pts: Timestamp, mut stamps: Stamps, kind: Kind) {
+/// Why the output ended, for the log. An end that nobody ordered is a fault with its cause.
+fn ended(shared: &Shared, publisher: &Publisher, error: &TrickleError) -> String {
+    match error {
+        TrickleError::Ended(EndReason::Closed | EndReason::Gone) => format!("the output ended: {error}"),
+        _ => {
+            let cause = publisher.last_failure().unwrap_or_else(|| error.to_string());
+            shared.fail("trickle", format!("The output cannot be written: {cause}"));
+            format!("the output cannot be written: {cause}")
+        }
+    }
+}
+
+/// Counts the pictures that nobody will publish any more. The channel takes no more pieces after this.
+pub async fn discard(shared: &Shared, mut pieces: mpsc::Receiver<Piece>) {
+    pieces.close();
+    while let Some(piece) = pieces.recv().await {
+        shared.drops_at(Place::End, u64::from(matches!(piece, Piece::Bytes(_, What::Video { .. }))));
+    }
+}
+
+fn sent_frame(shared: &Shared, sent: bool, seq: u64, pts: Timestamp, mut stamps: Stamps, kind: Kind, bytes: u64) {
     if !sent {
-        shared.metrics.drop_at(Place::Publish);
+        shared.drop_at(Place::Publish);
         return;
     }
     let now = Instant::now();
     stamps.published = Some(now);
     shared.metrics.published(kind, &stamps);
+    let (pixels, revision) = (shared.meter.output_size().pixels(), shared.meter.revision());
+    shared.meter.published(&FrameRecord { session: shared.id, seq, pts, stamps, kind, pixels, bytes, revision });
     if kind == Kind::Processed {
         shared.last_output.set(now);
-        shared.frames_out.fetch_add(1, Ordering::Relaxed);
+        if shared.frames_out.fetch_add(1, Ordering::Relaxed) == 0 {
+            shared.metrics.first_frame.observe(now.saturating_duration_since(shared.began).as_secs_f64());
+        }
     }
     if tracing::enabled!(tracing::Level::DEBUG) {
         let ms = |from: Option<Instant>, to: Option<Instant>| {

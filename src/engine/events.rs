@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
+use crate::metering::Interval;
 use crate::trickle::{Begin, Client, Publisher};
 
 /// Events that may wait for the channel. A gateway that cannot keep up loses the newest.
@@ -35,6 +36,8 @@ pub enum Event {
         /// What happened.
         message: String,
     },
+    /// An interval ended; the object of [`interval`].
+    Metering(Map<String, Value>),
     /// The engine was replaced in mid-session.
     Restart {
         /// Name of the pipeline.
@@ -72,6 +75,11 @@ impl Event {
                 status.insert("timestamp".into(), now_ms.into());
                 ("ai_stream_events", Value::Object(status))
             }
+            Event::Metering(interval) => {
+                let mut interval = interval.clone();
+                interval.insert("timestamp".into(), now_ms.into());
+                ("ai_stream_events", Value::Object(interval))
+            }
             Event::Error { pipeline, message } => (
                 "ai_stream_events",
                 json!({"type": "error", "pipeline": pipeline, "message": message, "time": seconds(now_ms),
@@ -84,6 +92,31 @@ impl Event {
             ),
         };
         json!({"event": event, "queue_event_type": queue})
+    }
+}
+
+/// The small object that tells the network of an interval.
+pub fn interval(interval: &Interval) -> Map<String, Value> {
+    let totals = &interval.totals;
+    let p99 = interval.latency_ms.get("total").map(|total| total.p99);
+    let value = json!({
+        "type": "metering",
+        "interval": interval.number,
+        "from": interval.from_ms,
+        "to": interval.to_ms,
+        "frames_in": totals.frames_in,
+        "frames_out": totals.out(),
+        "frames_processed": totals.processed(),
+        "frames_dropped": totals.lost(),
+        "fps": interval.fps,
+        "latency_p99_ms": p99,
+        "billable_pixels": totals.billable_pixels,
+        "model": interval.model,
+        "params_hash": interval.params_hash,
+    });
+    match value {
+        Value::Object(object) => object,
+        _ => Map::new(),
     }
 }
 
@@ -193,6 +226,12 @@ mod tests {
         for (event, document) in rows {
             assert_eq!(event.document(at), document);
         }
+        let metering = interval(&Interval { number: 3, fps: 30.0, ..Interval::default() });
+        let document = Event::Metering(metering).document(at);
+        assert_eq!(document["queue_event_type"], "ai_stream_events");
+        assert_eq!(document["event"]["type"], "metering");
+        assert_eq!(document["event"]["timestamp"], at);
+        assert!(document.to_string().len() < 512, "small: {document}");
         let mut status = Map::new();
         status.insert("type".into(), "status".into());
         assert_eq!(

@@ -140,6 +140,11 @@ impl<T> Fresh<T> {
         self.lock().items.len()
     }
 
+    /// What `look` says of the item that has been waiting for longest.
+    pub fn oldest<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
+        self.lock().items.front().map(look)
+    }
+
     /// True when nothing waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

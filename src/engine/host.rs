@@ -7,16 +7,17 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::abandon::abandon;
 use super::config::Config;
 use super::model::{Model, Said};
 use super::session::{Deps, Handle, Order};
 use super::shared::BUFFERS;
+use super::trace;
 use crate::frame::FramePool;
 use crate::link::{FromEngine, LinkError, Outcome, Phase, Reader, StreamRequest, ToEngine, Writer};
-use crate::metering::Metrics;
+use crate::metering::{Metrics, Tracer};
 use crate::pipeline::{Pipeline, registry};
 use crate::trickle::Client;
 
@@ -51,6 +52,11 @@ impl ToSupervisor {
     pub async fn send(&self, message: FromEngine) {
         // A closed queue means that the supervisor is gone, which the reader notices.
         let _ = self.0.send(message).await;
+    }
+
+    /// Room for one message that must arrive; `None` while the queue is full.
+    pub fn room(&self) -> Option<mpsc::Permit<'_, FromEngine>> {
+        self.0.try_reserve().ok()
     }
 
     /// Sends a message of which a newer one will come; drops it when the queue is full.
@@ -102,6 +108,11 @@ struct Host {
     ended: mpsc::Sender<u64>,
     ends: mpsc::Receiver<u64>,
     tasks: TaskTracker,
+    tracer: Arc<Tracer>,
+    /// Writes the trace of every frame, where one is wanted.
+    _trace: Option<trace::TraceFile>,
+    /// Makes a trace of the next seconds, where one was asked for.
+    tracing: Option<AbortOnDropHandle<()>>,
     loaded: bool,
 }
 
@@ -147,6 +158,14 @@ impl Host {
             Err(error) => return Err(fail(format!("metrics cannot be set up: {error}")).await),
         };
         let config = Arc::new(config);
+        let tracer = Arc::new(Tracer::new());
+        let trace = config.trace.as_ref().and_then(|path| match trace::TraceFile::start(&tracer, path) {
+            Ok(trace) => Some(trace),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "No trace is written.");
+                None
+            }
+        });
         let pool = FramePool::new(BUFFERS);
         // A load says few lines; a full queue would only delay it.
         let (say, said) = mpsc::channel(16);
@@ -169,6 +188,9 @@ impl Host {
             ended,
             ends,
             tasks: TaskTracker::new(),
+            tracer,
+            _trace: trace,
+            tracing: None,
             loaded: false,
         }))
     }
@@ -194,6 +216,9 @@ impl Host {
                 Some(session) = self.ends.recv() => {
                     self.sessions.remove(&session);
                     self.metrics.sessions.set(self.sessions.len() as i64);
+                    if self.sessions.is_empty() {
+                        self.metrics.end_session();
+                    }
                 }
                 now = beat.tick() => {
                     let now = now.into_std();
@@ -217,6 +242,7 @@ impl Host {
             Said::Ready(took) => {
                 self.loaded = true;
                 let load_ms = took.as_millis() as u64;
+                self.metrics.load_seconds.set(took.as_secs_f64());
                 tracing::debug!(pipeline = name, load_ms, "The pipeline is warm.");
                 self.supervisor.send(FromEngine::Phase(Phase::Ready { load_ms })).await;
             }
@@ -274,7 +300,16 @@ impl Host {
                 self.supervisor.send(FromEngine::Described { id, value }).await;
             }
             ToEngine::Scrape { id } => {
+                self.sessions.values().for_each(Handle::show_queues);
                 self.supervisor.send(FromEngine::Metrics { id, text: self.metrics.text() }).await;
+            }
+            ToEngine::Trace { id, seconds } => {
+                let (supervisor, listener) = (self.supervisor.clone(), trace::listen(&self.tracer));
+                // A request before that still runs gets no answer: whoever asked last is served.
+                self.tracing = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                    let text = trace::collect(listener, Duration::from_secs(seconds)).await;
+                    supervisor.send(FromEngine::Traced { id, text }).await;
+                })));
             }
         }
     }
@@ -307,6 +342,7 @@ impl Host {
             client: self.client.clone(),
             metrics: self.metrics.clone(),
             pool: self.pool.clone(),
+            tracer: self.tracer.clone(),
             ended: self.ended.clone(),
             tasks: self.tasks.clone(),
         };

@@ -13,7 +13,7 @@ use super::outbox::{Meta, Picture};
 use super::shared::{DECODE, Shared, Streams};
 use crate::frame::{PixelFormat, Size, Timestamp, VideoFrame};
 use crate::media::{AudioPacket, DropReason, Input, InputConfig, InputEvent, InputSink};
-use crate::metering::Place;
+use crate::metering::{Place, Queue};
 use crate::trickle::{EndReason, Subscriber};
 
 /// Pieces that may wait for the decoder. When they do, the socket is not read: nothing is lost.
@@ -61,6 +61,7 @@ pub async fn read(
             }
         };
         let seq = segment.seq();
+        shared.meter.segment_in(Instant::now());
         if pieces.send(Piece::Begin(seq)).await.is_err() {
             return "the decoder stopped".into();
         }
@@ -71,6 +72,7 @@ pub async fn read(
                     let now = Instant::now();
                     shared.last_byte.set(now);
                     shared.metrics.bytes_in.inc_by(bytes.len() as u64);
+                    shared.meter.received(bytes.len() as u64);
                     bytes_read += bytes.len() as u64;
                     if pieces.send(Piece::Bytes(bytes, now)).await.is_err() {
                         return "the decoder stopped".into();
@@ -122,6 +124,18 @@ pub fn spawn_decoder(
     })
 }
 
+/// Decoders that a stream may wear out within [`DECODER_WINDOW`]; the next failure ends it.
+const DECODERS: usize = 3;
+/// Time after which a decoder's failure is forgiven.
+const DECODER_WINDOW: Duration = Duration::from_secs(120);
+
+/// Whether a stream whose decoder failed at `now` gets another one. `failures` keeps the times that still count.
+fn another_decoder(failures: &mut Vec<Instant>, now: Instant) -> bool {
+    failures.retain(|&at| now.saturating_duration_since(at) < DECODER_WINDOW);
+    failures.push(now);
+    failures.len() <= DECODERS
+}
+
 fn decode(
     shared: &Arc<Shared>,
     config: InputConfig,
@@ -130,14 +144,19 @@ fn decode(
 ) {
     let size = config.target;
     let mut format = config.format;
-    let mut input = match Input::new(config) {
-        Ok(input) => input,
-        Err(error) => {
-            shared.fail("decode", format!("The decoder could not be opened: {error}"));
-            shared.cancel.cancel();
-            return;
-        }
+    let open = |format| {
+        let InputConfig { target, media, pool, .. } = &config;
+        Input::new(InputConfig { target: *target, format, media: media.clone(), pool: pool.clone() })
     };
+    let give_up = |message: String| {
+        shared.fail("decode", message);
+        shared.cancel.cancel();
+    };
+    let mut input = match open(format) {
+        Ok(input) => input,
+        Err(error) => return give_up(format!("The decoder could not be opened: {error}")),
+    };
+    let mut failures = Vec::with_capacity(DECODERS + 1);
     let mut sink = Sink { shared, resume_after, last_pts: None, interval: Average::default() };
     while let Some(piece) = pieces.blocking_recv() {
         let now = Instant::now();
@@ -158,9 +177,14 @@ fn decode(
         });
         shared.busy[DECODE].clear();
         if let Err(error) = result {
-            shared.fail("decode", format!("The input cannot be decoded: {error}"));
-            shared.cancel.cancel();
-            return;
+            if !another_decoder(&mut failures, now) {
+                return give_up(format!("The input cannot be decoded: {error}"));
+            }
+            shared.fail("decode", format!("The input cannot be decoded, a new decoder begins: {error}"));
+            input = match open(format) {
+                Ok(input) => input,
+                Err(error) => return give_up(format!("The decoder could not be opened: {error}")),
+            };
         }
     }
     input.finish(&mut sink);
@@ -178,10 +202,12 @@ impl InputSink for Sink<'_> {
     fn video(&mut self, frame: VideoFrame) {
         let shared = self.shared;
         shared.metrics.decoded.inc();
+        shared.metrics.passed(Queue::Decode);
+        shared.meter.arrived();
         shared.frames_in.fetch_add(1, Ordering::Relaxed);
         shared.last_input.set(frame.stamps.decoded.unwrap_or_else(Instant::now));
         if self.resume_after.is_some_and(|last| frame.pts <= last) {
-            shared.metrics.drop_at(Place::Resume);
+            shared.drop_at(Place::Resume);
             return;
         }
         self.resume_after = None;
@@ -190,16 +216,21 @@ impl InputSink for Sink<'_> {
             shared.interval_us.store(self.interval.get().as_micros() as u64, Ordering::Relaxed);
         }
         self.last_pts = Some(frame.pts);
-        if !shared.ready() {
-            // While the model loads every frame becomes a picture of the overlay: the rate and the timeline go on.
+        if !shared.ready() || frame.format != shared.format() {
+            // While the model loads every frame becomes a picture of the overlay, so that the rate and the timeline go on;
+            // so does one that was converted just before the model opened, in a layout that it does not take.
+            if !shared.overlay.load(Ordering::Relaxed) {
+                shared.drop_at(Place::Model);
+                return;
+            }
             let meta = Meta { seq: frame.seq, pts: frame.pts, stamps: frame.stamps };
             if shared.output.video(Picture::Overlay(meta)).is_some() {
-                shared.metrics.drop_at(Place::Output);
+                shared.drop_at(Place::Output);
             }
             return;
         }
         if shared.input.push(frame).is_some() {
-            shared.metrics.drop_at(Place::Input);
+            shared.drop_at(Place::Input);
         }
     }
 
@@ -220,8 +251,13 @@ impl InputSink for Sink<'_> {
                     tracing::info!(session, "{line}");
                 }
             }
-            InputEvent::DecoderChosen { name } => tracing::info!(session, "Decoding with {name}."),
+            InputEvent::DecoderChosen { name } => {
+                tracing::info!(session, "Decoding with {name}.");
+                shared.meter.set_decoder(&name);
+                shared.show_codecs();
+            }
             InputEvent::FormatChanged { size, pixel_format } => {
+                shared.meter.set_input_size(size);
                 tracing::info!(session, "The input has pictures of {size} in {pixel_format}.");
             }
             InputEvent::Discontinuity { from, to } => {
@@ -232,7 +268,8 @@ impl InputSink for Sink<'_> {
                 tracing::debug!(session, "Damaged input is skipped: {damage}.");
             }
             InputEvent::Dropped { reason, pts } => {
-                shared.metrics.drop_at(match reason {
+                shared.meter.arrived();
+                shared.drop_at(match reason {
                     DropReason::PoolEmpty => Place::Decode,
                     DropReason::RateCap => Place::RateCap,
                     DropReason::BeforeKeyFrame => Place::KeyFrame,
@@ -245,6 +282,29 @@ impl InputSink for Sink<'_> {
 }
 
 /// The decoder's settings for a session.
-pub fn input_config(shared: &Shared, size: Size, media: &crate::media::Config) -> InputConfig {
-    InputConfig { target: size, format: PixelFormat::I420, media: media.clone(), pool: shared.pool.clone() }
+pub fn input_config(shared: &Shared, size: Size, media: &crate::media::Config, max_fps: Option<f64>) -> InputConfig {
+    let mut media = media.clone();
+    // 0 means no cap.
+    media.max_fps = match (media.max_fps, max_fps.filter(|fps| *fps > 0.0)) {
+        (set, None) => set,
+        (set, Some(asked)) if set > 0.0 => set.min(asked),
+        (_, Some(asked)) => asked,
+    };
+    InputConfig { target: size, format: PixelFormat::I420, media, pool: shared.pool.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fourth_failure_in_two_minutes_is_one_too_many() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut failures = Vec::new();
+        // seconds, another decoder
+        for (seconds, another) in [(0, true), (10, true), (20, true), (60, false), (121, false), (200, true)] {
+            assert_eq!(another_decoder(&mut failures, at(seconds)), another, "{seconds}");
+        }
+    }
 }

@@ -7,6 +7,7 @@
 //! | main | engine | the tokio runtime: link, trickle, control, events, timers |
 //! | `weir-model` | engine | loads the pipeline, owns it, processes frames |
 //! | `weir-load` | one load | loads another graph beside a running stream |
+//! | `weir-trace` | engine | writes the trace of every frame, where one is wanted |
 //! | `weir-decode` | session | transport stream, H.264, scale and crop |
 //! | `weir-encode` | session | overlay, H.264, audio, transport stream |
 //!
@@ -19,7 +20,7 @@
 //! | model → encode ([`outbox::Outbox`]) | 6 pictures, 256 audio packets | the oldest is dropped, counted as `output` |
 //! | encode → socket ([`egress::PIECES`]) | pieces of output | the encoder waits, so pictures are dropped before it |
 //! | session → events ([`events::Events`]) | 64 events | the newest is dropped and counted |
-//! | engine → supervisor | 256 messages | progress messages are dropped, others wait |
+//! | engine → supervisor | 256 messages | progress messages are dropped, intervals go on, others wait |
 
 mod abandon;
 mod config;
@@ -35,6 +36,7 @@ mod process;
 mod report;
 mod session;
 mod shared;
+mod trace;
 
 pub use config::{Config, UpdateMode};
 pub use host::{EngineError, serve};

@@ -157,6 +157,15 @@ impl Outbox {
         pictures.len()
     }
 
+    /// When the picture that has been waiting for longest came out of the stage before.
+    pub fn oldest(&self) -> Option<Instant> {
+        let stamps = self.lock().video.front().map(|picture| match picture {
+            Picture::Frame(frame) => frame.stamps,
+            Picture::Repeat(meta) | Picture::Overlay(meta) => meta.stamps,
+        })?;
+        stamps.done.or(stamps.decoded)
+    }
+
     /// Pictures that wait.
     pub fn pictures(&self) -> usize {
         self.lock().video.len()

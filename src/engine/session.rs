@@ -1,5 +1,6 @@
 //! One stream from its start request to the deletion of its channels.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,11 +19,11 @@ use super::model::Model;
 use super::report::Watch;
 use super::shared::Shared;
 use super::{egress, ingest};
-use crate::frame::{FramePool, Timestamp};
+use crate::frame::{FramePool, Size, Timestamp};
 use crate::health::{State, params_hash};
 use crate::link::{FromEngine, Resume, SessionReport, StreamRequest};
 use crate::media::OutputConfig;
-use crate::metering::Metrics;
+use crate::metering::{Carry, Clock, Facts, Interval, Meter, Metrics, Tracer};
 use crate::pipeline::{Checked, ParamError, Params, Pipeline};
 use crate::trickle::{Begin, Client, Publisher, Start, Subscriber};
 
@@ -30,6 +31,8 @@ use crate::trickle::{Begin, Client, Publisher, Start, Subscriber};
 const LOOK: Duration = Duration::from_millis(250);
 /// How often it tells the supervisor, changes apart.
 const REPORT: Duration = Duration::from_secs(1);
+/// Time between two `error` events; of the faults between them the newest is told.
+const FAULTS: Duration = Duration::from_secs(1);
 /// A session in the state ERROR for this long is ended, so that the gateway moves on.
 const GIVE_UP: Duration = Duration::from_secs(2);
 
@@ -52,6 +55,7 @@ pub(super) struct Deps {
     pub client: Client,
     pub metrics: Arc<Metrics>,
     pub pool: FramePool,
+    pub tracer: Arc<Tracer>,
     /// Gets the session's number when its resources are free.
     pub ended: mpsc::Sender<u64>,
     /// Owns the tasks of sessions.
@@ -95,12 +99,14 @@ impl Handle {
         order: Order,
         now: Instant,
     ) -> Result<Self, String> {
-        let shared = Shared::new(order.session, pipeline, deps.pool.clone(), deps.metrics.clone(), now);
+        let meter = meter(&deps, &order, checked.size, now);
+        let shared = Shared::new(order.session, pipeline, deps.pool.clone(), deps.metrics.clone(), meter, now);
         shared.notice(format!("Loading {}…", pipeline.name()));
         deps.metrics.begin_session();
         if !model.serve(shared.clone(), checked.clone()) {
             return Err("the model thread does not take sessions".into());
         }
+        shared.overlay.store(checked.show_reloading_frame, Ordering::Relaxed);
         let current = Arc::new(Mutex::new(Current::new(checked)));
         shared.last_params.set(now);
         let (stop, stopped) = watch::channel(None);
@@ -163,6 +169,11 @@ impl Handle {
         self.shared.cancel.cancel();
     }
 
+    /// Shows what waits before each stage in the engine's counters.
+    pub fn show_queues(&self) {
+        self.shared.show_queues(Instant::now());
+    }
+
     /// Milliseconds that the slowest stage thread has been inside one call.
     pub fn busy_ms(&self, now: Instant) -> u64 {
         self.shared.busy_ms(now)
@@ -182,6 +193,7 @@ impl Updater {
         let result = self.check(params);
         let label = if result.is_ok() { "applied" } else { "refused" };
         self.shared.metrics.updates.with_label_values(&[label]).inc();
+        self.shared.meter.updated(result.is_ok());
         result
     }
 
@@ -194,14 +206,15 @@ impl Updater {
         let checked = self.shared.pipeline.check(&params)?;
         let (old, new) = (current.checked.size, checked.size);
         if old != new {
-            let field = if old.width != new.width { "width" } else { "height" };
+            // The text is the contract's, whole.
             let reason = format!(
                 "Cannot change output resolution mid-stream (Current resolution: ({}, {}) requested resolution: \
                  ({}, {})). Output resolution (e.g. upscalers) can only be configured when starting a new stream.",
                 old.width, old.height, new.width, new.height
             );
-            return Err(ParamError { field: field.into(), reason });
+            return Err(ParamError { field: String::new(), reason });
         }
+        self.shared.overlay.store(checked.show_reloading_frame, Ordering::Relaxed);
         *current = Current::new(checked.clone());
         tracing::info!(session = self.shared.id, hash = current.hash, "New parameters are accepted.");
         drop(current);
@@ -261,6 +274,10 @@ impl Session {
         self.finish(&mut tasks, threads, end.drain).await;
         self.report_faults(&mut watch);
         let supervisor = self.deps.supervisor.clone();
+        let interval = self.close_interval(Instant::now(), true);
+        if let Some(message) = metered(&interval) {
+            supervisor.send(message).await;
+        }
         let ended = self.deps.ended.clone();
         let shared = self.shared.clone();
         // The last senders of events go with the session and its handle; the channel is closed after the output.
@@ -305,15 +322,19 @@ impl Session {
             "" => None,
             url => {
                 let from = resume.and_then(|resume| resume.control_seq).unwrap_or(0);
-                Some(Subscriber::new(client, url, Start::Seq(from)).map_err(|e| format!("control_url: {e}"))?)
+                let updates =
+                    Subscriber::new(client, url, Start::Seq(from)).map_err(|e| format!("control_url: {e}"))?;
+                // A burst may overrun the reader, but never its last message.
+                Some(updates.keeping_newest())
             }
         };
 
         // Input: socket, pieces, decoder.
         let (pieces, received) = mpsc::channel(ingest::PIECES);
+        let _ = self.shared.input_pieces.set(pieces.downgrade());
         let decoder = ingest::spawn_decoder(
             self.shared.clone(),
-            ingest::input_config(&self.shared, size, &config.media),
+            ingest::input_config(&self.shared, size, &config.media, request.max_fps),
             received,
             last_video,
         )
@@ -322,6 +343,7 @@ impl Session {
 
         // Output: encoder, pieces, socket.
         let (encoded, to_publish) = mpsc::channel(egress::PIECES);
+        let _ = self.shared.output_pieces.set(encoded.downgrade());
         let output = OutputConfig { size, fps_hint: 30.0, media: config.media.clone() };
         match egress::spawn_encoder(self.shared.clone(), output, encoded, (last_video, last_audio)) {
             Ok(encoder) => threads.push(encoder),
@@ -362,7 +384,7 @@ impl Session {
             }
         };
         let bad = move |reason| shared.fail("params", reason);
-        let position = move |seq| position.control_seq.store(seq, std::sync::atomic::Ordering::Relaxed);
+        let position = move |seq| position.control_seq.store(seq, Ordering::Relaxed);
         let stop = self.shared.reading.clone();
         async move {
             let reason = tokio::select! {
@@ -385,6 +407,9 @@ impl Session {
         let status_every = Duration::from_millis(self.deps.config.status_ms);
         let (mut reported, mut told) = (Instant::now() - REPORT, Instant::now());
         let mut error_since: Option<Instant> = None;
+        let mut fault_told: Option<Instant> = None;
+        let interval = Duration::from_millis(self.deps.config.interval_ms);
+        let mut opened = self.shared.began;
         loop {
             tokio::select! {
                 _ = self.stopped.changed() => {
@@ -413,13 +438,17 @@ impl Session {
                 },
                 () = self.shared.changed.notified() => {
                     // An engine that is replaced this moment must know of the parameters that were accepted the moment before.
-                    self.report_faults(watch);
+                    if fault_told.is_none_or(|at| at.elapsed() >= FAULTS) {
+                        fault_told = self.report_faults(watch).then(Instant::now).or(fault_told);
+                    }
                     let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
                     self.report(watch, &current);
                 }
                 now = look.tick() => {
                     let now = now.into_std();
-                    self.report_faults(watch);
+                    if fault_told.is_none_or(|at| now.saturating_duration_since(at) >= FAULTS) {
+                        fault_told = self.report_faults(watch).then_some(now).or(fault_told);
+                    }
                     if let Some(end) = self.idle(watch, now) {
                         return end;
                     }
@@ -435,6 +464,15 @@ impl Session {
                     if changed.is_some() || now.duration_since(reported) >= REPORT {
                         reported = now;
                         self.report(watch, &current);
+                    }
+                    // With no room on the link the interval goes on and is closed when there is.
+                    if now.saturating_duration_since(opened) >= interval
+                        && let Some(room) = self.deps.supervisor.room()
+                    {
+                        opened = now;
+                        if let Some(message) = metered(&self.close_interval(now, false)) {
+                            room.send(message);
+                        }
                     }
                     if events.is_finished() {
                         return End { reason: "the events channel is gone".into(), fault: false, drain: true };
@@ -474,15 +512,27 @@ impl Session {
         Some(End { reason: message, fault: false, drain: true })
     }
 
-    fn report_faults(&self, watch: &mut Watch) {
-        if let Some(fault) = self.shared.fault.take() {
-            watch.error(fault.message.clone());
-            self.events.emit(Event::Error { pipeline: self.shared.pipeline.name().into(), message: fault.message });
+    fn close_interval(&self, now: Instant, last: bool) -> Interval {
+        let hash = self.current.lock().unwrap_or_else(PoisonError::into_inner).hash.clone();
+        let restarts = self.order.resume.as_ref().map_or(0, |resume| resume.restart_count);
+        let facts = Facts { model: self.shared.pipeline.name(), params_hash: &hash, restarts, last };
+        let interval = self.shared.meter.close(now, facts);
+        if self.deps.config.interval_events {
+            self.events.emit(Event::Metering(events::interval(&interval)));
         }
+        interval
+    }
+
+    /// Tells the newest fault that has not been told. True when there was one.
+    fn report_faults(&self, watch: &mut Watch) -> bool {
+        let Some(fault) = self.shared.fault.take() else { return false };
+        watch.error(fault.message.clone());
+        self.events.emit(Event::Error { pipeline: self.shared.pipeline.name().into(), message: fault.message });
+        true
     }
 
     fn report(&self, watch: &Watch, current: &Current) {
-        let control_seq = self.shared.control_seq.load(std::sync::atomic::Ordering::Relaxed);
+        let control_seq = self.shared.control_seq.load(Ordering::Relaxed);
         self.deps.supervisor.hint(FromEngine::Session(SessionReport {
             session: self.shared.id,
             state: watch.state().as_str().into(),
@@ -507,6 +557,11 @@ impl Session {
             let wait = async { while tasks.join_next().await.is_some() {} };
             if tokio::time::timeout(Duration::from_millis(500), wait).await.is_err() {
                 tasks.shutdown().await;
+                // The publisher was cut off before it could delete its channel, and the gateway waits for that.
+                let delete = self.deps.client.delete(&self.order.request.publish_url);
+                if !matches!(tokio::time::timeout(Duration::from_millis(300), delete).await, Ok(Ok(_))) {
+                    tracing::warn!(session = self.shared.id, "The output channel could not be deleted.");
+                }
             }
         }
         self.shared.abort();
@@ -520,6 +575,24 @@ impl Session {
             tracing::warn!(session = self.shared.id, "A stage thread still works on its last frame.");
         }
     }
+}
+
+/// The meter of a session, which goes on where the one of the engine before was.
+fn meter(deps: &Deps, order: &Order, size: Size, now: Instant) -> Meter {
+    let clock = Clock { at: now, unix_ns: unix_ms() as i64 * 1_000_000 };
+    let account = order.resume.as_ref().and_then(|resume| resume.account.clone());
+    let carry = account.and_then(|account| serde_json::from_value(account).ok());
+    let billed_until_ns = order.arrived_ms.min(i64::MAX as u64 / 1_000_000) as i64 * 1_000_000;
+    let carry = carry.unwrap_or(Carry { number: 0, from_ms: order.arrived_ms, billed_until_ns });
+    let interval = Duration::from_millis(deps.config.interval_ms);
+    Meter::new(order.session, size, clock, interval, carry, deps.tracer.clone())
+}
+
+/// The message that tells the supervisor of an interval.
+fn metered(interval: &Interval) -> Option<FromEngine> {
+    // Plain data of texts and finite numbers has a JSON form.
+    let value = serde_json::to_value(interval).ok()?;
+    Some(FromEngine::Metered { session: interval.session, interval: value })
 }
 
 async fn read_input(
@@ -547,12 +620,13 @@ struct Publish {
 }
 
 impl Publish {
-    async fn run(self, pieces: mpsc::Receiver<egress::Piece>) -> (Role, Option<String>) {
+    async fn run(self, mut pieces: mpsc::Receiver<egress::Piece>) -> (Role, Option<String>) {
         let Self { shared, client, url, begin, supervisor, events } = self;
         let mut publisher = match Publisher::open(&client, &url, "video/mp2t", begin).await {
             Ok(publisher) => publisher,
             Err(error) => {
                 shared.fail("trickle", format!("The output channel cannot be opened: {error}"));
+                egress::discard(&shared, pieces).await;
                 return (Role::Publish, Some(format!("the output cannot be opened: {error}")));
             }
         };
@@ -562,7 +636,8 @@ impl Publish {
             supervisor.hint(FromEngine::Published { session, video_pts, audio_pts });
         };
         let first = || events.emit(Event::FirstProcessed);
-        let reason = egress::publish(shared, &mut publisher, pieces, progress, first).await;
+        let reason = egress::publish(shared.clone(), &mut publisher, &mut pieces, progress, first).await;
+        egress::discard(&shared, pieces).await;
         if let Err(error) = publisher.close(true).await {
             tracing::debug!(session, "The output channel could not be deleted: {error}");
         }

@@ -2,16 +2,16 @@
 //! judged by. Everything here is either a queue with a bound or an atomic.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::fresh::Fresh;
 use super::outbox::Outbox;
 use crate::frame::{FramePool, PixelFormat, VideoFrame};
-use crate::metering::Metrics;
+use crate::metering::{Meter, Metrics, Place, Queue};
 use crate::pipeline::{Checked, Pipeline};
 
 /// A moment that any thread may set and any may read, without a lock.
@@ -119,6 +119,8 @@ pub struct Shared {
     pub pool: FramePool,
     /// True while the model takes frames; otherwise each one becomes an overlay picture.
     pub model_ready: AtomicBool,
+    /// Whether frames become pictures of the overlay while the model loads; otherwise nothing is sent meanwhile.
+    pub overlay: AtomicBool,
     /// True while the model wants RGB pictures, false for I420.
     rgb: AtomicBool,
     /// What the overlay says.
@@ -137,6 +139,8 @@ pub struct Shared {
     pub last_output: Moment,
     /// The last error.
     pub last_error: Moment,
+    /// The last fault that was logged as a warning.
+    warned: Moment,
     /// The last accepted parameters.
     pub last_params: Moment,
     /// Microseconds between two pictures by their time stamps, averaged; 0 before it is known.
@@ -153,6 +157,14 @@ pub struct Shared {
     pub busy: [Moment; 3],
     /// The engine's counters.
     pub metrics: Arc<Metrics>,
+    /// The stream's own.
+    pub meter: Meter,
+    /// When the session began.
+    pub began: Instant,
+    /// Pieces of input that wait.
+    pub input_pieces: OnceLock<mpsc::WeakSender<super::ingest::Piece>>,
+    /// Pieces of output that wait.
+    pub output_pieces: OnceLock<mpsc::WeakSender<super::egress::Piece>>,
 }
 
 /// Index into [`Shared::busy`].
@@ -174,6 +186,7 @@ impl Shared {
         pipeline: &'static dyn Pipeline,
         pool: FramePool,
         metrics: Arc<Metrics>,
+        meter: Meter,
         now: Instant,
     ) -> Arc<Self> {
         let moment = || Moment::new(now);
@@ -189,6 +202,7 @@ impl Shared {
             params: Latest::default(),
             pool,
             model_ready: AtomicBool::new(false),
+            overlay: AtomicBool::new(true),
             rgb: AtomicBool::new(false),
             notice: Mutex::new(String::new()),
             notice_since: moment(),
@@ -198,6 +212,7 @@ impl Shared {
             last_audio: moment(),
             last_output: moment(),
             last_error: moment(),
+            warned: moment(),
             last_params: moment(),
             interval_us: AtomicU64::new(0),
             control_seq: AtomicU64::new(0),
@@ -206,6 +221,10 @@ impl Shared {
             fault: Latest::default(),
             busy: [moment(), moment(), moment()],
             metrics,
+            meter,
+            began: now,
+            input_pieces: OnceLock::new(),
+            output_pieces: OnceLock::new(),
         })
     }
 
@@ -220,8 +239,17 @@ impl Shared {
 
     /// Records a fault for the events channel and the state.
     pub fn fail(&self, stage: &'static str, message: String) {
-        tracing::warn!(session = self.id, stage, "{message}");
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        if self.warned.get().is_none_or(|at| now.saturating_duration_since(at) >= second) {
+            self.warned.set(now);
+            tracing::warn!(session = self.id, stage, "{message}");
+        } else {
+            // A model that fails with every frame must not fill the log; the counter knows them all.
+            tracing::debug!(session = self.id, stage, "{message}");
+        }
         self.metrics.errors.with_label_values(&[stage]).inc();
+        self.meter.fault(stage, &message);
         self.last_error.set(Instant::now());
         self.fault.put(Fault { stage, message });
         self.changed.notify_one();
@@ -272,8 +300,40 @@ impl Shared {
     pub fn abort(&self) {
         self.cancel.cancel();
         let lost = self.input.abort() + self.output.abort();
-        self.metrics.drops_at(crate::metering::Place::End, lost as u64);
+        self.drops_at(Place::End, lost as u64);
     }
+
+    /// Shows the codecs at work in the engine's counters.
+    pub fn show_codecs(&self) {
+        let (decoder, encoder) = self.meter.codecs();
+        self.metrics.set_codecs(&decoder, &encoder);
+    }
+
+    /// Shows what waits before each stage at `now` in the engine's counters.
+    pub fn show_queues(&self, now: Instant) {
+        let age = |at: Option<Instant>| at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
+        let model = self.input.oldest(|frame| frame.stamps.decoded).flatten();
+        self.metrics.waits(Queue::Decode, waiting(&self.input_pieces), 0.0);
+        self.metrics.waits(Queue::Model, self.input.len(), age(model));
+        self.metrics.waits(Queue::Encode, self.output.pictures(), age(self.output.oldest()));
+        self.metrics.waits(Queue::Publish, waiting(&self.output_pieces), 0.0);
+    }
+
+    /// A frame ended at `place`.
+    pub fn drop_at(&self, place: Place) {
+        self.drops_at(place, 1);
+    }
+
+    /// `count` frames ended at `place`.
+    pub fn drops_at(&self, place: Place, count: u64) {
+        self.metrics.drops_at(place, count);
+        self.meter.dropped(place, count, Instant::now());
+    }
+}
+
+fn waiting<T>(sender: &OnceLock<mpsc::WeakSender<T>>) -> usize {
+    let sender = sender.get().and_then(mpsc::WeakSender::upgrade);
+    sender.map_or(0, |sender| sender.max_capacity() - sender.capacity())
 }
 
 #[cfg(test)]

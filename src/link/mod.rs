@@ -42,6 +42,9 @@ pub struct StreamRequest {
     /// The client's stream id, for logs; may be empty.
     #[serde(default)]
     pub stream_id: String,
+    /// Frames a second handed to the pipeline at most; the lower of this and the setting counts.
+    #[serde(default)]
+    pub max_fps: Option<f64>,
 }
 
 impl std::fmt::Debug for StreamRequest {
@@ -76,6 +79,9 @@ pub struct Resume {
     pub last_audio_pts: Option<i64>,
     /// The next control segment to read.
     pub control_seq: Option<u64>,
+    /// Where the account of the stream was: `metering::Carry` as JSON.
+    #[serde(default)]
+    pub account: Option<Value>,
 }
 
 /// From the supervisor to the engine.
@@ -135,6 +141,13 @@ pub enum ToEngine {
         /// Of the reply.
         id: u64,
     },
+    /// Watches every frame for a while, then answers with [`FromEngine::Traced`].
+    Trace {
+        /// Of the reply.
+        id: u64,
+        /// How long.
+        seconds: u64,
+    },
     /// Asks for [`FromEngine::Described`].
     Describe {
         /// Of the reply.
@@ -155,7 +168,7 @@ pub enum Outcome {
     Accepted,
     /// A parameter is wrong; nothing changed.
     BadParams {
-        /// Which one, as a dotted path.
+        /// Which one, as a dotted path; empty where the reason says it all.
         field: String,
         /// Why.
         reason: String,
@@ -246,6 +259,13 @@ pub enum FromEngine {
         /// Last audio time stamp, 90 kHz.
         audio_pts: Option<i64>,
     },
+    /// An interval of a session ended. Sent for the last one before [`FromEngine::Ended`].
+    Metered {
+        /// The session.
+        session: u64,
+        /// `metering::Interval` as JSON.
+        interval: Value,
+    },
     /// A session is over and its resources are free.
     Ended {
         /// The session.
@@ -260,6 +280,13 @@ pub enum FromEngine {
         /// Of the request.
         id: u64,
         /// The text.
+        text: String,
+    },
+    /// What happened to frames.
+    Traced {
+        /// Of the request.
+        id: u64,
+        /// A JSON document in the form that Chrome and Perfetto open.
         text: String,
     },
     /// What the pipeline is, for pages and people.

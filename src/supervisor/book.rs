@@ -8,9 +8,12 @@ use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
+use super::accounts::{Accounts, stream};
 use super::admission::{Admission, Full};
 use crate::health::{self, State, Status, Word};
 use crate::link::{FromEngine, Outcome, Phase, Resume, SessionReport, StreamRequest, ToEngine};
+use crate::metering::ledger::{Body, GpuUse};
+use crate::metering::{Carry, Interval, without_addresses};
 
 /// Why a start request was refused at the door.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,8 +64,31 @@ struct Session {
     video_pts: Option<i64>,
     audio_pts: Option<i64>,
     report: Option<SessionReport>,
+    /// Where its account is.
+    carry: Option<Carry>,
+    /// Millijoules of the GPU at the end of the last interval.
+    energy_mj: Option<u64>,
     /// Who waits for its end.
     waiters: Vec<oneshot::Sender<()>>,
+}
+
+/// A session as doors show it. URLs are credentials, so it has no `Debug`.
+#[derive(Clone)]
+pub(super) struct View {
+    /// Its number.
+    pub session: u64,
+    /// Where the input is read.
+    pub subscribe_url: String,
+    /// Where the output is written.
+    pub publish_url: String,
+    /// The name it was started under.
+    pub gateway_request_id: String,
+    /// Parameters in force.
+    pub params: Map<String, Value>,
+    /// The cap that it was started with.
+    pub max_fps: Option<f64>,
+    /// The newest status object; null before the first.
+    pub status: Value,
 }
 
 /// What the engine is doing.
@@ -83,7 +109,7 @@ pub(super) struct Health {
 }
 
 /// A message for the log and the counters that a change of the book gives.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Note {
     /// The engine became warm after so many milliseconds.
     Warm(u64),
@@ -91,6 +117,10 @@ pub(super) enum Note {
     Resumed,
     /// A session ended; true when by our fault.
     Ended(bool),
+    /// An interval was accounted for, with so many pixels to bill.
+    Metered(u64),
+    /// A line for the ledger.
+    Ledger(Box<Body>),
 }
 
 /// The book.
@@ -107,6 +137,20 @@ pub(super) struct Book {
     word: Word,
     restarts: u32,
     metrics_text: String,
+    accounts: Accounts,
+    /// What the GPU at work tells, by the supervisor's hardware.
+    gpu: Option<GpuNow>,
+}
+
+/// What the GPU told last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct GpuNow {
+    /// Its name.
+    pub name: String,
+    /// Bytes in use.
+    pub memory_bytes: u64,
+    /// Millijoules since its driver was loaded.
+    pub energy_mj: Option<u64>,
 }
 
 /// Requests that may wait for the engine at a time.
@@ -127,6 +171,8 @@ impl Book {
             word: Word::Loading,
             restarts: 0,
             metrics_text: String::new(),
+            accounts: Accounts::default(),
+            gpu: None,
         }
     }
 
@@ -196,6 +242,26 @@ impl Book {
         }
     }
 
+    /// The session that was started under `id`, or that belongs to the stream `id`.
+    pub fn named(&self, id: &str) -> Option<u64> {
+        let is = |session: &Session| session.request.gateway_request_id == id || session.request.stream_id == id;
+        self.sessions.iter().find(|(_, session)| !id.is_empty() && is(session)).map(|(&number, _)| number)
+    }
+
+    /// Every session, the oldest first.
+    pub fn views(&self) -> Vec<View> {
+        let view = |(&number, session): (&u64, &Session)| View {
+            session: number,
+            subscribe_url: session.request.subscribe_url.clone(),
+            publish_url: session.request.publish_url.clone(),
+            gateway_request_id: session.request.gateway_request_id.clone(),
+            params: session.params.as_ref().unwrap_or(&session.request.params).clone(),
+            max_fps: session.request.max_fps,
+            status: session.report.as_ref().map(|report| report.status.clone()).unwrap_or_default(),
+        };
+        self.sessions.iter().map(view).collect()
+    }
+
     /// Resolves when the session has ended; `None` when there is none of that number.
     pub fn wait_end(&mut self, session: u64) -> Option<oneshot::Receiver<()>> {
         let (sender, receiver) = oneshot::channel();
@@ -255,6 +321,7 @@ impl Book {
                 last_video_pts: session.video_pts,
                 last_audio_pts: session.audio_pts,
                 control_seq: session.control_seq,
+                account: session.carry.and_then(|carry| serde_json::to_value(carry).ok()),
             };
             messages.push(ToEngine::Start {
                 id,
@@ -269,16 +336,15 @@ impl Book {
 
     /// The engine is gone; `restarts` counts this failure. Whoever waits for an answer learns that none comes, and
     /// sessions stay for the next engine.
-    pub fn engine_gone(&mut self, restarts: u32, now: Instant) {
+    pub fn engine_gone(&mut self, restarts: u32, now: Instant) -> Vec<Note> {
         self.restarts = restarts;
         self.pending.clear();
         self.admission.engine_gone();
         let closing: Vec<u64> = self.sessions.keys().filter(|&&it| !self.admission.holds(it)).copied().collect();
-        for session in closing {
-            self.sessions.remove(&session);
-        }
+        let over: Vec<_> = closing.into_iter().filter_map(|it| Some((it, self.sessions.remove(&it)?))).collect();
         self.engine = Engine::Loading("restarting".into());
         self.refresh(now);
+        over.iter().map(|(number, session)| session.over(*number, "the engine is gone", false)).collect()
     }
 
     /// The orders of the sessions that run.
@@ -290,7 +356,9 @@ impl Book {
     pub fn give_up(&mut self, message: &str, now: Instant) -> Vec<Note> {
         self.engine = Engine::Failed(message.to_owned());
         self.pending.clear();
-        let notes = self.sessions.keys().map(|_| Note::Ended(true)).collect();
+        let over = self.sessions.iter();
+        let notes = over.flat_map(|(number, session)| [Note::Ended(true), session.over(*number, message, true)]);
+        let notes = notes.collect();
         for session in std::mem::take(&mut self.sessions).into_keys() {
             self.admission.release(session);
         }
@@ -324,9 +392,15 @@ impl Book {
                     session.audio_pts = session.audio_pts.max(audio_pts);
                 }
             }
+            FromEngine::Metered { session, interval } => notes.extend(self.metered(session, interval)),
             FromEngine::Ended { session, reason, fault } => notes.extend(self.ended(session, &reason, fault)),
             FromEngine::Metrics { id, text } => {
                 self.metrics_text.clone_from(&text);
+                if let Some(Pending::Text(waiter)) = self.pending.remove(&id) {
+                    let _ = waiter.send(text);
+                }
+            }
+            FromEngine::Traced { id, text } => {
                 if let Some(Pending::Text(waiter)) = self.pending.remove(&id) {
                     let _ = waiter.send(text);
                 }
@@ -369,8 +443,9 @@ impl Book {
         }
     }
 
-    fn replied(&mut self, id: u64, outcome: Outcome) -> Option<Note> {
-        match self.pending.remove(&id)? {
+    fn replied(&mut self, id: u64, outcome: Outcome) -> Vec<Note> {
+        let Some(pending) = self.pending.remove(&id) else { return Vec::new() };
+        match pending {
             Pending::Start { session, request, arrived_ms, waiter } => {
                 if outcome == Outcome::Accepted {
                     if self.admission.confirm(session) {
@@ -380,11 +455,11 @@ impl Book {
                     self.admission.release(session);
                 }
                 let _ = waiter.send(outcome);
-                None
+                Vec::new()
             }
             Pending::Resume { session } if outcome == Outcome::Accepted => {
                 info!(session, restart_count = self.restarts, "The stream goes on in a new engine.");
-                Some(Note::Resumed)
+                vec![Note::Resumed]
             }
             Pending::Resume { session } => {
                 let reason = format!("the new engine refused it: {outcome:?}");
@@ -392,10 +467,42 @@ impl Book {
             }
             Pending::Outcome(waiter) => {
                 let _ = waiter.send(outcome);
-                None
+                Vec::new()
             }
-            Pending::Text(_) | Pending::Value(_) => None,
+            Pending::Text(_) | Pending::Value(_) => Vec::new(),
         }
+    }
+
+    /// What the last streams came to.
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
+    /// Notes what the GPU at work tells.
+    pub fn gpu_told(&mut self, gpu: Option<GpuNow>) {
+        self.gpu = gpu;
+    }
+
+    fn metered(&mut self, number: u64, interval: Value) -> Vec<Note> {
+        let Some(session) = self.sessions.get_mut(&number) else { return Vec::new() };
+        let interval: Interval = match serde_json::from_value(interval) {
+            Ok(interval) => interval,
+            Err(error) => {
+                warn!(session = number, %error, "The engine sent an interval that cannot be read.");
+                return Vec::new();
+            }
+        };
+        session.carry = Some(interval.carry());
+        let gpu = self.gpu.as_ref().map(|gpu| {
+            let before = std::mem::replace(&mut session.energy_mj, gpu.energy_mj);
+            let used = gpu.energy_mj.zip(before).map(|(now, before)| now.saturating_sub(before) as f64 / 1000.0);
+            GpuUse { name: gpu.name.clone(), memory_bytes: gpu.memory_bytes, joules: used }
+        });
+        let stream = stream(&session.request, session.arrived_ms);
+        self.accounts.add(&stream, &interval, gpu.as_ref());
+        let pixels = interval.totals.billable_pixels;
+        let line = Body::Interval { stream, interval: Box::new(interval), gpu };
+        vec![Note::Metered(pixels), Note::Ledger(Box::new(line))]
     }
 
     fn reported(&mut self, report: SessionReport) {
@@ -405,11 +512,12 @@ impl Book {
         session.report = Some(report);
     }
 
-    fn ended(&mut self, session: u64, reason: &str, fault: bool) -> Option<Note> {
+    fn ended(&mut self, session: u64, reason: &str, fault: bool) -> Vec<Note> {
         if !self.admission.release(session) {
-            return None;
+            return Vec::new();
         }
-        let over = self.sessions.remove(&session)?;
+        let Some(over) = self.sessions.remove(&session) else { return Vec::new() };
+        let line = over.over(session, reason, fault);
         let request = &over.request;
         info!(
             gateway_request_id = %request.gateway_request_id,
@@ -423,7 +531,7 @@ impl Book {
             // Whoever asked may have left.
             let _ = waiter.send(());
         }
-        Some(Note::Ended(fault))
+        vec![Note::Ended(fault), line]
     }
 
     fn refresh(&mut self, now: Instant) {
@@ -441,6 +549,13 @@ impl Book {
 }
 
 impl Session {
+    /// The ledger's line of its end.
+    fn over(&self, number: u64, reason: &str, fault: bool) -> Note {
+        let stream = stream(&self.request, self.arrived_ms);
+        let reason = without_addresses(reason);
+        Note::Ledger(Box::new(Body::Ended { stream, session: number, reason, fault }))
+    }
+
     fn new(request: Box<StreamRequest>, arrived_ms: u64) -> Self {
         Self {
             request,
@@ -450,6 +565,8 @@ impl Session {
             video_pts: None,
             audio_pts: None,
             report: None,
+            carry: None,
+            energy_mj: None,
             waiters: Vec::new(),
         }
     }
@@ -527,6 +644,7 @@ mod tests {
             last_video_pts: Some(200),
             last_audio_pts: None,
             control_seq: Some(4),
+            account: None,
         };
         assert_eq!(**resume, expected);
     }
@@ -596,7 +714,7 @@ mod tests {
                     5 => drop(book.engine_said(report(number, "ERROR", number), now)),
                     6 => drop(book.engine_said(FromEngine::Ended { session: number, reason: String::new(), fault: true }, now)),
                     7 => book.close(number, now + STOP_SLACK),
-                    8 => book.engine_gone(1, now),
+                    8 => drop(book.engine_gone(1, now)),
                     _ => book.release_reserved(number, now),
                 }
                 let word = book.health(now).word;

@@ -1,8 +1,11 @@
 //! Settings of the supervisor.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use crate::tls::TlsPolicy;
 
 /// Settings of the supervisor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,6 +39,80 @@ pub struct Config {
     pub load_ms: u64,
     /// Milliseconds between SIGTERM and the end.
     pub shutdown_ms: u64,
+    /// The ledger.
+    pub ledger: LedgerConfig,
+    /// What stands before `/stream/…`: nothing, or a path that begins with a slash and ends without one.
+    pub stream_prefix: String,
+    /// Registration as a capability.
+    pub byoc: Byoc,
+}
+
+/// Settings of the ledger.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LedgerConfig {
+    /// Folder that it is written to; none for no ledger.
+    pub path: Option<PathBuf>,
+    /// Bytes that all of its files may have together; the oldest are removed.
+    pub max_size: usize,
+    /// Milliseconds after which a file is removed.
+    pub max_age_ms: u64,
+}
+
+impl Default for LedgerConfig {
+    fn default() -> Self {
+        Self { path: None, max_size: 1 << 30, max_age_ms: 400 * 86_400_000 }
+    }
+}
+
+/// Registration as a capability of an orchestrator (BYOC). Nothing is registered without an orchestrator and a secret.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Byoc {
+    /// Where the orchestrator is reached; empty for none.
+    pub orchestrator: String,
+    /// What the orchestrator knows its workers by.
+    pub secret: String,
+    /// Name of the capability; empty for the model id.
+    pub name: String,
+    /// Where the orchestrator reaches this process; empty for the address that is listened on.
+    pub url: String,
+    /// For people.
+    pub description: String,
+    /// Price of a unit, in units of `currency` over `price_scaling`.
+    pub price_per_unit: u64,
+    /// What the price is divided by.
+    pub price_scaling: u64,
+    /// Currency of the price; empty for the orchestrator's own default.
+    pub currency: String,
+    /// How the orchestrator's certificate is judged.
+    pub tls: TlsPolicy,
+    /// Milliseconds between two registrations while no stream runs, for orchestrators that forget.
+    pub refresh_ms: u64,
+}
+
+/// The secret is left out.
+impl std::fmt::Debug for Byoc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Byoc").field("name", &self.name).field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl Default for Byoc {
+    fn default() -> Self {
+        Self {
+            orchestrator: String::new(),
+            secret: String::new(),
+            name: String::new(),
+            url: String::new(),
+            description: "Live AI video on Weir".into(),
+            price_per_unit: 0,
+            price_scaling: 1,
+            currency: String::new(),
+            tls: TlsPolicy::Skip,
+            refresh_ms: 60_000,
+        }
+    }
 }
 
 impl Default for Config {
@@ -55,6 +132,9 @@ impl Default for Config {
             hang_ms: 10_000,
             load_ms: 180_000,
             shutdown_ms: 3_000,
+            ledger: LedgerConfig::default(),
+            stream_prefix: String::new(),
+            byoc: Byoc::default(),
         }
     }
 }

@@ -166,7 +166,8 @@ pub(super) async fn keep(hub: Arc<Hub>, command: EngineCommand, config: Value, c
         };
         hub.metrics.failures.with_label_values(&[failure.cause]).inc();
         let verdict = restarts.failed(Instant::now());
-        hub.book().engine_gone(restarts.total(), Instant::now());
+        let notes = hub.book().engine_gone(restarts.total(), Instant::now());
+        hub.note(notes);
         if hub.ending.is_cancelled() {
             return;
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nvml_wrapper::Nvml;
+use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use nvml_wrapper::error::NvmlError;
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -36,6 +37,16 @@ pub(super) struct Gpu {
     pub utilization_compute: u32,
     /// Per cent of the time with memory read or written.
     pub utilization_memory: u32,
+    /// Per cent of the time that the encoder was in use, where the driver tells.
+    pub encoder: Option<u32>,
+    /// As `encoder`, of the decoder.
+    pub decoder: Option<u32>,
+    /// Degrees Celsius.
+    pub temperature: Option<u32>,
+    /// Milliwatts.
+    pub power_mw: Option<u32>,
+    /// Millijoules since the driver was loaded.
+    pub energy_mj: Option<u64>,
 }
 
 /// A GPU in `GET /hardware/info`.
@@ -152,6 +163,11 @@ fn gpu(nvml: &Nvml, index: u32) -> Result<Gpu, NvmlError> {
         minor: capability.minor.max(0) as u32,
         utilization_compute: load.as_ref().map_or(0, |load| load.gpu),
         utilization_memory: load.as_ref().map_or(0, |load| load.memory),
+        encoder: device.encoder_utilization().ok().map(|use_of| use_of.utilization),
+        decoder: device.decoder_utilization().ok().map(|use_of| use_of.utilization),
+        temperature: device.temperature(TemperatureSensor::Gpu).ok(),
+        power_mw: device.power_usage().ok(),
+        energy_mj: device.total_energy_consumption().ok(),
     })
 }
 

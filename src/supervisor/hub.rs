@@ -11,8 +11,9 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use super::Config;
-use super::book::{Book, Health, Note, Pending, Refusal, STOP_SLACK};
-use super::hardware::Hardware;
+use super::book::{Book, GpuNow, Health, Note, Pending, Refusal, STOP_SLACK};
+use super::hardware::{Gpu, Hardware};
+use super::ledger::Ledger;
 use super::metrics::Metrics;
 use crate::link::{FromEngine, Outcome, StreamRequest, ToEngine};
 
@@ -22,6 +23,9 @@ pub(super) const START_WAIT: Duration = Duration::from_secs(3);
 const ASK_WAIT: Duration = Duration::from_secs(3);
 /// How long a scrape waits before the last known text is shown.
 const SCRAPE_WAIT: Duration = Duration::from_millis(1000);
+
+/// Time between two questions to NVML.
+const GPU_LOOK: Duration = Duration::from_secs(1);
 
 /// Why a request found no good end.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -58,6 +62,7 @@ pub(super) struct Hub {
     pub metrics: Metrics,
     /// What NVML tells.
     pub hardware: Hardware,
+    ledger: Mutex<Option<Ledger>>,
     /// Cancelled when the process is to end.
     pub ending: CancellationToken,
     book: Mutex<Book>,
@@ -76,8 +81,11 @@ impl Hub {
     /// # Errors
     /// See [`Metrics::new`].
     pub fn new(config: Config) -> Result<Arc<Self>, prometheus::Error> {
+        let metrics = Metrics::new(&config.version, config.capacity)?;
+        let ledger = Ledger::start(&config.ledger, env!("CARGO_PKG_VERSION"), metrics.clone());
         Ok(Arc::new(Self {
-            metrics: Metrics::new(&config.version, config.capacity)?,
+            metrics,
+            ledger: Mutex::new(Some(ledger)),
             hardware: Hardware::default(),
             ending: CancellationToken::new(),
             book: Mutex::new(Book::new(&config.model_id, config.capacity, Instant::now())),
@@ -115,6 +123,15 @@ impl Hub {
                 Note::Warm(load_ms) => {
                     self.metrics.load_ms.set(load_ms.min(i64::MAX as u64) as i64);
                     info!(load_ms, "Warm model loaded");
+                }
+                Note::Metered(pixels) => {
+                    self.metrics.intervals.inc();
+                    self.metrics.billable.inc_by(pixels);
+                }
+                Note::Ledger(line) => {
+                    if let Some(ledger) = self.ledger.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+                        ledger.write(*line, &self.metrics);
+                    }
                 }
                 Note::Resumed => self.metrics.resumed.inc(),
                 Note::Ended(fault) => {
@@ -182,6 +199,38 @@ impl Hub {
         self.ask(ASK_WAIT, Pending::Value, |id| ToEngine::Describe { id }).await
     }
 
+    /// A trace of what happens to frames in the next seconds.
+    ///
+    /// # Errors
+    /// [`HubError::Away`] or [`HubError::Slow`].
+    pub async fn trace(&self, seconds: u64) -> Result<String, HubError> {
+        let wait = Duration::from_secs(seconds) + ASK_WAIT;
+        self.ask(wait, Pending::Text, |id| ToEngine::Trace { id, seconds }).await
+    }
+
+    /// Asks NVML once a second while a stream runs, so that intervals can say what the GPU of index `device` did.
+    pub async fn watch_gpu(&self, device: String) {
+        loop {
+            if self.book().in_use() > 0 {
+                let gpus = self.hardware.gpus().await;
+                let now = |gpu: &Gpu| GpuNow {
+                    name: gpu.name.clone(),
+                    memory_bytes: gpu.memory_total.saturating_sub(gpu.memory_free),
+                    energy_mj: gpu.energy_mj,
+                };
+                let gpu = gpus.get(&device).map(now);
+                self.book().gpu_told(gpu);
+            }
+            tokio::time::sleep(GPU_LOOK).await;
+        }
+    }
+
+    /// Writes the last lines of the ledger. What comes later is not written.
+    pub fn close_ledger(&self) {
+        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(ledger);
+    }
+
     /// Our numbers and the engine's, as Prometheus text. The engine has a second to give fresh ones.
     pub async fn scrape(&self) -> String {
         {
@@ -189,6 +238,7 @@ impl Hub {
             self.metrics.sessions.set(book.in_use() as i64);
             self.metrics.warm.set(i64::from(book.warm()));
         }
+        self.metrics.show_gpus(&self.hardware.gpus().await);
         // No engine, no wait.
         let there = self.link.borrow().is_some();
         let fresh = match there {

@@ -1,8 +1,11 @@
 //! The supervisor's own numbers.
 
-use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use super::hardware::Gpus;
 
 /// Counters and gauges of the supervisor. Names begin with `weir_supervisor_`, except for `version`.
+#[derive(Clone)]
 pub(super) struct Metrics {
     registry: Registry,
     /// Start requests by outcome: `accepted`, `refused`, `full`, `failed`.
@@ -19,12 +22,31 @@ pub(super) struct Metrics {
     pub connections_refused: IntCounter,
     /// Connections closed to make room for a new one.
     pub connections_evicted: IntCounter,
+    /// Exchanges with the orchestrator about the capability, by `call` and `outcome`.
+    byoc_calls: IntCounterVec,
+    /// 1 while the capability is registered as far as we know.
+    byoc_registered: IntGauge,
     /// Slots in use.
     pub sessions: IntGauge,
     /// 1 while the engine is warm.
     pub warm: IntGauge,
     /// Milliseconds that the last load took.
     pub load_ms: IntGauge,
+    /// Lines that the ledger holds since the start.
+    pub ledger_lines: IntCounter,
+    /// Times that it could not be written.
+    pub ledger_errors: IntCounter,
+    /// Lines that were lost, because it could not be written for too long.
+    pub ledger_lost: IntCounter,
+    /// Lines that wait.
+    pub ledger_waiting: IntGauge,
+    /// 1 while it cannot be written.
+    pub ledger_failing: IntGauge,
+    /// Intervals that the engine handed over.
+    pub intervals: IntCounter,
+    /// Pixels that the network's rule debits.
+    pub billable: IntCounter,
+    gpu: GaugeVec,
 }
 
 impl Metrics {
@@ -51,6 +73,18 @@ impl Metrics {
         let about = IntGaugeVec::new(Opts::new("version", "Version of the runner."), &["app", "version"])?;
         about.with_label_values(&["ai-runner", version]).set(1);
         registry.register(Box::new(about))?;
+        let build = IntGaugeVec::new(Opts::new("weir_build_info", "The program."), &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(build))?;
+        let plain = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone())).map(|()| counter)
+        };
+        let gpu = GaugeVec::new(
+            Opts::new("weir_gpu", "What NVML tells of a GPU, by index: ratios from 0 to 1, bytes, degrees, watts."),
+            &["gpu", "kind"],
+        )?;
+        registry.register(Box::new(gpu.clone()))?;
         Ok(Self {
             starts: vector("starts_total", "Start requests by outcome.", &["outcome"])?,
             requests: vector("http_requests_total", "Requests by route and status code.", &["route", "code"])?,
@@ -59,11 +93,60 @@ impl Metrics {
             ended: vector("sessions_ended_total", "Sessions that ended, by whose fault it was.", &["fault"])?,
             connections_refused: counter("connections_refused_total", "Connections closed because all were in use.")?,
             connections_evicted: counter("connections_evicted_total", "Idle connections closed to make room.")?,
+            byoc_calls: vector(
+                "byoc_calls_total",
+                "Exchanges with the orchestrator about the capability.",
+                &["call", "outcome"],
+            )?,
+            byoc_registered: gauge("byoc_registered", "1 while the capability is registered.")?,
             sessions: gauge("sessions", "Session slots in use.")?,
             warm: gauge("engine_warm", "1 while the engine is warm.")?,
             load_ms: gauge("engine_load_milliseconds", "Time that the last load took.")?,
+            ledger_lines: plain("weir_ledger_lines_total", "Lines written to the ledger.")?,
+            ledger_errors: plain("weir_ledger_errors_total", "Times that the ledger could not be written.")?,
+            ledger_lost: plain("weir_ledger_lost_total", "Lines lost because the ledger could not be written.")?,
+            ledger_waiting: plain_gauge(&registry, "weir_ledger_waiting", "Lines that wait for the ledger.")?,
+            ledger_failing: plain_gauge(&registry, "weir_ledger_failing", "1 while the ledger cannot be written.")?,
+            intervals: plain("weir_intervals_total", "Intervals of streams that were accounted for.")?,
+            billable: plain("weir_billable_pixels_total", "Pixels that the network's rule debits.")?,
+            gpu,
             registry: registry.clone(),
         })
+    }
+
+    /// Shows the GPUs; series of those that are gone end.
+    pub fn show_gpus(&self, gpus: &Gpus) {
+        self.gpu.reset();
+        for (index, gpu) in gpus {
+            let ratio = |percent: u32| f64::from(percent) / 100.0;
+            let figures = [
+                ("utilization_ratio", Some(ratio(gpu.utilization_compute))),
+                ("memory_utilization_ratio", Some(ratio(gpu.utilization_memory))),
+                ("encoder_ratio", gpu.encoder.map(ratio)),
+                ("decoder_ratio", gpu.decoder.map(ratio)),
+                ("memory_total_bytes", Some(gpu.memory_total as f64)),
+                ("memory_used_bytes", Some(gpu.memory_total.saturating_sub(gpu.memory_free) as f64)),
+                ("temperature_celsius", gpu.temperature.map(f64::from)),
+                ("power_watts", gpu.power_mw.map(|mw| f64::from(mw) / 1000.0)),
+                ("energy_joules", gpu.energy_mj.map(|mj| mj as f64 / 1000.0)),
+            ];
+            for (kind, value) in figures {
+                if let Some(value) = value {
+                    self.gpu.with_label_values(&[index.as_str(), kind]).set(value);
+                }
+            }
+        }
+    }
+
+    /// Notes an exchange about the capability: a register or an unregister, and whether it was taken.
+    pub fn byoc(&self, register: bool, taken: bool) {
+        let call = if register { "register" } else { "unregister" };
+        self.byoc_calls.with_label_values(&[call, if taken { "done" } else { "failed" }]).inc();
+        if taken {
+            self.byoc_registered.set(i64::from(register));
+        } else if register {
+            self.byoc_registered.set(0);
+        }
     }
 
     /// The numbers as Prometheus text.
@@ -75,9 +158,15 @@ impl Metrics {
     }
 }
 
+fn plain_gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    let gauge = IntGauge::new(name, help)?;
+    registry.register(Box::new(gauge.clone())).map(|()| gauge)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::supervisor::hardware::Gpu;
 
     /// Dashboards read these names; a change here is a change of contract.
     #[test]
@@ -87,10 +176,47 @@ mod tests {
         metrics.requests.with_label_values(&["/health", "200"]).inc();
         metrics.failures.with_label_values(&["exit"]).inc();
         metrics.ended.with_label_values(&["false"]).inc();
+        let gpu = Gpu {
+            id: "GPU-1".into(),
+            name: "a GPU".into(),
+            memory_total: 100,
+            memory_free: 60,
+            major: 9,
+            minor: 0,
+            utilization_compute: 50,
+            utilization_memory: 0,
+            encoder: Some(20),
+            decoder: Some(30),
+            temperature: Some(50),
+            power_mw: Some(70_000),
+            energy_mj: Some(1_500),
+        };
+        metrics.show_gpus(&Gpus::from([("0".to_owned(), gpu)]));
+        let build = format!("weir_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+        metrics.byoc(true, true);
         let text = metrics.text();
         let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         let expected = [
             "version{app=\"ai-runner\",version=\"1.2.3\"} 1",
+            "weir_billable_pixels_total 0",
+            build.as_str(),
+            "weir_gpu{gpu=\"0\",kind=\"decoder_ratio\"} 0.3",
+            "weir_gpu{gpu=\"0\",kind=\"encoder_ratio\"} 0.2",
+            "weir_gpu{gpu=\"0\",kind=\"energy_joules\"} 1.5",
+            "weir_gpu{gpu=\"0\",kind=\"memory_total_bytes\"} 100",
+            "weir_gpu{gpu=\"0\",kind=\"memory_used_bytes\"} 40",
+            "weir_gpu{gpu=\"0\",kind=\"memory_utilization_ratio\"} 0",
+            "weir_gpu{gpu=\"0\",kind=\"power_watts\"} 70",
+            "weir_gpu{gpu=\"0\",kind=\"temperature_celsius\"} 50",
+            "weir_gpu{gpu=\"0\",kind=\"utilization_ratio\"} 0.5",
+            "weir_intervals_total 0",
+            "weir_ledger_errors_total 0",
+            "weir_ledger_failing 0",
+            "weir_ledger_lines_total 0",
+            "weir_ledger_lost_total 0",
+            "weir_ledger_waiting 0",
+            "weir_supervisor_byoc_calls_total{call=\"register\",outcome=\"done\"} 1",
+            "weir_supervisor_byoc_registered 1",
             "weir_supervisor_capacity 2",
             "weir_supervisor_connections_evicted_total 0",
             "weir_supervisor_connections_refused_total 0",

@@ -11,6 +11,7 @@
 //! | request body | `max_body` bytes, 10 s | 400 |
 //! | messages to the engine | 64 | the request is answered with `insufficient capacity` |
 //! | requests that wait for the engine | 256 | the same |
+//! | lines of the ledger | 4096 | the newest is lost, counted, and told in the ledger later |
 //! | last lines of the engine's log | 100 of 4096 bytes | the oldest goes |
 
 use std::net::SocketAddr;
@@ -20,16 +21,19 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+mod accounts;
 mod admission;
 mod api;
 mod book;
 mod config;
+mod doors;
 mod engine;
 mod ffi;
 #[doc(hidden)]
 pub mod fuzz;
 mod hardware;
 mod hub;
+mod ledger;
 mod metrics;
 mod reap;
 mod restarts;
@@ -86,9 +90,13 @@ pub async fn run(
     info!("Started up with pipeline={} model_id={}", hub.config.pipeline, hub.config.model_id);
     info!("Listening on http://{address}");
     bound(address);
+    let registering = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(doors::byoc::keep(hub.clone(), address)));
 
     let children = engine::Children::default();
     let ours = children.clone();
+    let device = engine_config.pointer("/inference/device").map_or_else(|| "0".into(), Value::to_string);
+    let watched = hub.clone();
+    let watching = tokio::spawn(async move { watched.watch_gpu(device).await });
     let reaping = tokio::spawn(reap::reap(move |pid| ours.has(pid)));
     let keeping = engine::keep(hub.clone(), command, engine_config, children);
     tokio::pin!(keeping);
@@ -104,10 +112,15 @@ pub async fn run(
             }
         }
     }
+    // Whatever ended, nothing goes on being offered.
+    hub.ending.cancel();
+    let _ = tokio::time::timeout(doors::byoc::FAREWELL, registering).await;
     let _ = tokio::time::timeout(hub::START_WAIT, hub.finish()).await;
     closing.cancel();
     let _ = serving.await;
     reaping.abort();
+    watching.abort();
+    hub.close_ledger();
     info!("Stopped");
     Ok(())
 }

@@ -7,7 +7,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{local, read, start};
+use super::{local, metering, read, start};
 use crate::supervisor::hub::Hub;
 
 #[derive(OpenApi)]
@@ -24,6 +24,9 @@ use crate::supervisor::hub::Hub;
         local::status,
         local::pipeline,
         local::stop,
+        metering::streams,
+        metering::intervals,
+        metering::trace,
     ),
     modifiers(&Bearer)
 )]

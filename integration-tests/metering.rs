@@ -1,0 +1,205 @@
+//! What the ledger says of streams through a whole runner, and what is left of it when processes are killed.
+//!
+//! `WEIR_KILL_ROUNDS` sets the rounds of the kill test (10 without it).
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use weir::cli::rig::reader::Taps;
+use weir::cli::rig::runner::RunnerConfig;
+use weir::cli::rig::source::{Ready, SourceConfig};
+use weir::cli::rig::{Report, Rig, Setup};
+use weir::frame::Size;
+use weir::metering::ledger::{Body, Summary, read, verify};
+use weir::metering::{Interval, Place};
+use weir::pipeline::Params;
+
+const SIZE: Size = Size::new(384, 384);
+const FPS: f64 = 30.0;
+
+async fn rig(ledger: &Path, pipeline: &str, mut params: Params, flags: &[&str]) -> Rig {
+    params.insert("width".into(), SIZE.width.into());
+    params.insert("height".into(), SIZE.height.into());
+    let mut flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    flags.push(format!("--ledger-path={}", ledger.display()));
+    flags.push("--metering-interval=500ms".into());
+    let runner = RunnerConfig {
+        program: PathBuf::from(env!("CARGO_BIN_EXE_weir")),
+        pipeline: pipeline.into(),
+        params,
+        status: Duration::from_secs(1),
+        load_wait: Duration::from_secs(30),
+        show_log: false,
+        flags,
+    };
+    let source = Ready::open(SourceConfig::Pattern { size: SIZE, fps: FPS }).await.unwrap();
+    let setup = Setup { runner, source, floor: false, input: Taps::default(), output: Taps::default(), proxy: false };
+    Rig::start(setup).await.unwrap()
+}
+
+fn params(json: serde_json::Value) -> Params {
+    json.as_object().cloned().unwrap()
+}
+
+/// One at a time: each has a source, an engine and a reader to run.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// The intervals of a ledger and their sum.
+fn intervals(folder: &Path) -> (Vec<Interval>, Option<Summary>) {
+    let (mut all, mut sum): (Vec<Interval>, Option<Summary>) = (Vec::new(), None);
+    read(folder, |found| {
+        if let Body::Interval { stream, interval, gpu } = found.entry.unwrap().body {
+            sum.get_or_insert_with(|| Summary::new(&stream, &interval)).add(&interval, gpu.as_ref());
+            all.push(*interval);
+        }
+        true
+    })
+    .unwrap();
+    (all, sum)
+}
+
+/// Runs a stream for a while and lays the ledger beside what went in and came out.
+async fn account(pipeline: &str, given: Params, flags: &[&str]) -> (Report, Summary) {
+    let _turn = TURN.lock().await;
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger");
+    let rig = rig(&ledger, pipeline, given, flags).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let report = rig.finish().await.unwrap();
+    let verified = verify(&ledger).unwrap().unwrap();
+    assert_eq!((verified.missing, verified.kills), (0, 0));
+    let (intervals, sum) = intervals(&ledger);
+    let sum = sum.expect("intervals");
+    assert!(intervals.len() >= 6, "{}", intervals.len());
+    let last = intervals.last().unwrap();
+    assert!(last.last);
+    assert_eq!(last.in_flight, 0, "every frame that came in is accounted for: {sum:?}");
+    for pair in intervals.windows(2) {
+        assert_eq!((pair[0].to_ms, pair[0].number + 1), (pair[1].from_ms, pair[1].number));
+    }
+    let totals = &sum.totals;
+    assert_eq!(totals.frames_in, totals.out() + totals.lost());
+    assert_eq!(totals.frames_in, report.summary.frames.sent, "{totals:?}");
+    assert_eq!(totals.out(), report.summary.frames.received, "{totals:?}");
+    assert_eq!(totals.pixels_in, totals.frames_in * SIZE.pixels());
+    assert_eq!(totals.pixels_out, totals.out() * SIZE.pixels());
+    assert_eq!(totals.bytes_out, report.output.bytes);
+    (report, sum)
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+#[test]
+fn every_frame_of_a_good_stream_is_in_the_ledger() {
+    let (report, sum) = runtime().block_on(account("noop", Params::new(), &["--engine-freshness=2s"]));
+    // Other tests share the machine, so a frame may give way; that none is unaccounted for is what counts.
+    assert!(sum.totals.lost() * 10 <= sum.totals.frames_in, "{:?}", sum.totals);
+    assert!(report.summary.frames.sent > 60);
+    // The input's segments begin every two seconds, so four seconds are billed at least once and never more than lasted.
+    let seconds = sum.totals.billable_pixels as f64 / weir::metering::PIXELS_PER_SECOND as f64;
+    assert!(seconds > 1.0 && seconds <= sum.seconds(), "{seconds}");
+}
+
+#[test]
+fn drops_of_a_slow_model_are_counted_where_they_happen() {
+    let slow = params(serde_json::json!({"frame_ms": 60}));
+    let (report, sum) = runtime().block_on(account("delay", slow, &[]));
+    let missing = report.summary.frames.sent - report.summary.frames.received;
+    assert!(missing > 20, "{missing}");
+    assert_eq!(sum.totals.lost_at(Place::Input) + sum.totals.lost_at(Place::End), missing, "{:?}", sum.totals);
+}
+
+#[test]
+fn drops_of_the_rate_cap_are_counted_where_they_happen() {
+    let (report, sum) = runtime().block_on(account("noop", Params::new(), &["--media-max-fps=20"]));
+    let missing = report.summary.frames.sent - report.summary.frames.received;
+    assert!(missing > 20, "{missing}");
+    assert_eq!(sum.totals.lost_at(Place::RateCap), missing, "{:?}", sum.totals);
+}
+
+/// Numbers without a pattern, from a seed that a failure names.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+#[test]
+fn killed_processes_cost_the_running_interval_and_nothing_more() {
+    let rounds = std::env::var("WEIR_KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(10_u32);
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger");
+    let seed = unix_ms();
+    eprintln!("seed {seed}, {rounds} rounds");
+    let mut random = Random(seed);
+    let mut kills = 0;
+    let runtime = runtime();
+    for round in 0..rounds {
+        let seen = if ledger.exists() { intervals(&ledger).0.len() } else { 0 };
+        runtime.block_on(async {
+            let _turn = TURN.lock().await;
+            let rig = rig(&ledger, "noop", Params::new(), &[]).await;
+            tokio::time::sleep(Duration::from_millis(500 + random.below(1500))).await;
+            let killed_ms = unix_ms();
+            if round % 2 == 0 {
+                rig.runner().kill_engine().expect("an engine");
+                tokio::time::sleep(Duration::from_millis(1500 + random.below(500))).await;
+                let report = rig.finish().await.unwrap();
+                let (all, _) = intervals(&ledger);
+                let stream = &all[seen..];
+                assert!(stream.iter().any(|interval| interval.restarts == 1), "round {round}: {stream:?}");
+                // No number and no time is missing: the interval in which it was killed goes on in the next engine.
+                for (number, interval) in stream.iter().enumerate() {
+                    assert_eq!(interval.number, number as u64, "round {round}");
+                }
+                assert!(stream.windows(2).all(|pair| pair[0].to_ms == pair[1].from_ms));
+                assert!(stream.last().is_some_and(|interval| interval.last));
+                // Of the frames that came out only those of the running interval are not in the ledger.
+                let told: u64 = stream.iter().map(|interval| interval.totals.out()).sum();
+                let lost = report.summary.frames.received.saturating_sub(told);
+                assert!(lost <= (FPS * 1.0) as u64, "round {round}: {lost} frames");
+            } else {
+                kill(Pid::from_raw(rig.runner().pid() as i32), Signal::SIGKILL).unwrap();
+                kills += 1;
+                drop(rig);
+                let (all, _) = intervals_of_a_killed_runner(&ledger);
+                let last = all.last().map_or(0, |interval| interval.to_ms);
+                // An interval, a look of the session, and the time that a line takes to the disk.
+                if all.len() > seen {
+                    assert!(last + 500 + 250 + 250 >= killed_ms, "round {round}: {} ms", killed_ms - last);
+                }
+            }
+        });
+    }
+    // One more life finds the ledger whole, whatever was torn.
+    runtime.block_on(async { rig(&ledger, "noop", Params::new(), &[]).await.finish().await.unwrap() });
+    let verified = verify(&ledger).unwrap().unwrap_or_else(|found| panic!("seed {seed}: {found:?}"));
+    assert_eq!((verified.kills, verified.missing), (kills, 0), "seed {seed}");
+}
+
+/// As [`intervals`], with a last line that may be torn.
+fn intervals_of_a_killed_runner(folder: &Path) -> (Vec<Interval>, u64) {
+    let (mut all, mut torn) = (Vec::new(), 0);
+    read(folder, |found| {
+        match found.entry.map(|entry| entry.body) {
+            Ok(Body::Interval { interval, .. }) => all.push(*interval),
+            Ok(_) => {}
+            Err(_) => torn += 1,
+        }
+        true
+    })
+    .unwrap();
+    assert!(torn <= 1);
+    (all, torn)
+}

@@ -1,0 +1,350 @@
+//! The engine's Prometheus registry. Labels come from closed sets; [`Metrics::text`] is what `/metrics` shows.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use hdrhistogram::Histogram as Hdr;
+use prometheus::{
+    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use super::record::{Kind, Percentiles, Place, Stage};
+use crate::frame::Stamps;
+
+/// A queue of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Queue {
+    /// Pieces of input before the decoder.
+    Decode,
+    /// Frames before the model.
+    Model,
+    /// Pictures before the encoder.
+    Encode,
+    /// Pieces of output before the socket.
+    Publish,
+}
+
+impl Queue {
+    /// Every queue, in a frame's order.
+    pub const ALL: [Queue; 4] = [Queue::Decode, Queue::Model, Queue::Encode, Queue::Publish];
+
+    /// The label's value: the stage that takes from it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Queue::Decode => "decode",
+            Queue::Model => "model",
+            Queue::Encode => "encode",
+            Queue::Publish => "publish",
+        }
+    }
+}
+
+/// Stages whose errors are counted.
+const ERRORS: [&str; 5] = ["decode", "model", "encode", "trickle", "params"];
+
+/// Channels of a session and what is counted on each.
+const TRICKLE: [(&str, &[&str]); 2] = [
+    ("input", &["segments", "reissued", "retries", "jumps", "empty", "gaps", "broken"]),
+    ("output", &["segments", "broken", "skipped", "stalled", "retries"]),
+];
+
+/// Counters and histograms of one engine. Every call is lock-free but [`Metrics::published`], which takes one lock that
+/// only the once-a-second report shares.
+pub struct Metrics {
+    registry: Registry,
+    /// Frames decoded.
+    pub decoded: IntCounter,
+    published: [IntCounter; Kind::ALL.len()],
+    dropped: [IntCounter; Place::ALL.len()],
+    stages: [Histogram; Stage::ALL.len()],
+    /// Damaged transport packets and access units that were skipped.
+    pub damaged: IntCounter,
+    /// Bytes of input.
+    pub bytes_in: IntCounter,
+    /// Bytes of output.
+    pub bytes_out: IntCounter,
+    /// Trickle happenings by channel (`input`, `output`, `control`, `events`) and kind.
+    pub trickle: IntGaugeVec,
+    /// Parameter updates by result (`applied`, `refused`).
+    pub updates: IntCounterVec,
+    /// Errors by stage (`model`, `decode`, `encode`, `trickle`).
+    pub errors: IntCounterVec,
+    /// Events that were not sent because the channel was slow.
+    pub events_lost: IntCounter,
+    /// Sessions that run.
+    pub sessions: IntGauge,
+    /// Frames that passed a stage, by the queue that led to it.
+    passed: [IntCounter; Queue::ALL.len()],
+    /// Seconds that the model worked on frames.
+    pub model_busy: Counter,
+    depth: [IntGauge; Queue::ALL.len()],
+    /// Only pictures have an age.
+    age: [Option<Gauge>; Queue::ALL.len()],
+    /// Seconds that the last load of the pipeline took.
+    pub load_seconds: Gauge,
+    /// Seconds from a start request to the first processed picture that left.
+    pub first_frame: Histogram,
+    codecs: IntGaugeVec,
+    latency: Mutex<[Hdr<u32>; Stage::ALL.len()]>,
+}
+
+/// A session that lasts a day at 60 fps has 5 million frames: the counts fit 32 bits.
+pub(super) fn hdr() -> Hdr<u32> {
+    // 1 µs to 60 s at two digits: these bounds are valid constants.
+    #[expect(clippy::expect_used, reason = "constant bounds")]
+    let mut histogram = Hdr::new_with_bounds(1, 60_000_000, 2).expect("bounds are valid");
+    histogram.auto(false);
+    histogram
+}
+
+impl Metrics {
+    /// Everything at zero, every label present.
+    ///
+    /// # Errors
+    /// Only if two metrics have one name.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok(counters)
+        };
+        let published = counters("weir_frames_published_total", "Frames handed to the output, by picture.", &["kind"])?;
+        let dropped = counters("weir_frames_dropped_total", "Frames that were not published, by place.", &["place"])?;
+        let stages = HistogramVec::new(
+            HistogramOpts::new("weir_stage_seconds", "Time of a published frame in each stage.").buckets(vec![
+                0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.033, 0.05, 0.066, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
+            ]),
+            &["stage"],
+        )?;
+        registry.register(Box::new(stages.clone()))?;
+        let trickle = IntGaugeVec::new(
+            Opts::new("weir_trickle", "Happenings on the channels of the running session, by channel and kind."),
+            &["channel", "kind"],
+        )?;
+        registry.register(Box::new(trickle.clone()))?;
+        let sessions = IntGauge::new("weir_sessions", "Sessions that run.")?;
+        registry.register(Box::new(sessions.clone()))?;
+        let updates = counters("weir_updates_total", "Parameter updates, by result.", &["result"])?;
+        for result in ["applied", "refused"] {
+            updates.with_label_values(&[result]);
+        }
+        let errors = counters("weir_errors_total", "Errors, by stage.", &["stage"])?;
+        for stage in ERRORS {
+            errors.with_label_values(&[stage]);
+        }
+        let passed = counters("weir_stage_frames_total", "Frames that passed a stage.", &["stage"])?;
+        let depth = IntGaugeVec::new(Opts::new("weir_queue_depth", "What waits before a stage."), &["stage"])?;
+        registry.register(Box::new(depth.clone()))?;
+        let age = Opts::new("weir_queue_age_seconds", "Age of the oldest picture that waits before a stage.");
+        let age = GaugeVec::new(age, &["stage"])?;
+        registry.register(Box::new(age.clone()))?;
+        let model_busy = Counter::new("weir_model_busy_seconds_total", "Time that the model worked on frames.")?;
+        registry.register(Box::new(model_busy.clone()))?;
+        let load_seconds = Gauge::new("weir_model_load_seconds", "Time that loading the pipeline took.")?;
+        registry.register(Box::new(load_seconds.clone()))?;
+        let first_frame = Histogram::with_opts(
+            HistogramOpts::new("weir_first_frame_seconds", "Time from a start to the first processed picture out.")
+                .buckets(vec![0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0]),
+        )?;
+        registry.register(Box::new(first_frame.clone()))?;
+        let codecs = Opts::new("weir_codec_info", "Decoder and encoder of the running session.");
+        let codecs = IntGaugeVec::new(codecs, &["decoder", "encoder"])?;
+        registry.register(Box::new(codecs.clone()))?;
+        Ok(Self {
+            decoded: counter("weir_frames_decoded_total", "Frames decoded.")?,
+            published: Kind::ALL.map(|kind| published.with_label_values(&[kind.label()])),
+            dropped: Place::ALL.map(|place| dropped.with_label_values(&[place.label()])),
+            stages: Stage::ALL.map(|stage| stages.with_label_values(&[stage.label()])),
+            damaged: counter("weir_input_damaged_total", "Damaged pieces of input that were skipped.")?,
+            bytes_in: counter("weir_input_bytes_total", "Bytes of input.")?,
+            bytes_out: counter("weir_output_bytes_total", "Bytes of output.")?,
+            trickle,
+            updates,
+            errors,
+            events_lost: counter("weir_events_lost_total", "Events that could not be sent.")?,
+            sessions,
+            passed: Queue::ALL.map(|queue| passed.with_label_values(&[queue.label()])),
+            model_busy,
+            depth: Queue::ALL.map(|queue| depth.with_label_values(&[queue.label()])),
+            age: Queue::ALL.map(|queue| {
+                let pictures = matches!(queue, Queue::Model | Queue::Encode);
+                pictures.then(|| age.with_label_values(&[queue.label()]))
+            }),
+            load_seconds,
+            first_frame,
+            codecs,
+            latency: Mutex::new(Stage::ALL.map(|_| hdr())),
+            registry,
+        })
+    }
+
+    /// A frame ended at `place`.
+    pub fn drop_at(&self, place: Place) {
+        self.drops_at(place, 1);
+    }
+
+    /// `count` frames ended at `place`.
+    pub fn drops_at(&self, place: Place, count: u64) {
+        self.dropped[place as usize].inc_by(count);
+    }
+
+    /// A frame passed the stage that takes from `queue`.
+    pub fn passed(&self, queue: Queue) {
+        self.passed[queue as usize].inc();
+    }
+
+    /// What waits in a queue, and the age in seconds of the oldest picture there.
+    pub fn waits(&self, queue: Queue, depth: usize, age: f64) {
+        self.depth[queue as usize].set(depth as i64);
+        if let Some(gauge) = &self.age[queue as usize] {
+            gauge.set(age);
+        }
+    }
+
+    /// The codecs of the running session, FFmpeg's names; empty ones are not shown.
+    pub fn set_codecs(&self, decoder: &str, encoder: &str) {
+        self.codecs.reset();
+        if !decoder.is_empty() || !encoder.is_empty() {
+            self.codecs.with_label_values(&[decoder, encoder]).set(1);
+        }
+    }
+
+    /// A frame was handed to the output.
+    pub fn published(&self, kind: Kind, stamps: &Stamps) {
+        self.published[kind as usize].inc();
+        self.passed(Queue::Publish);
+        let mut latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
+        for stage in Stage::ALL {
+            if let Some(span) = stage.span(stamps) {
+                self.stages[stage as usize].observe(span.as_secs_f64());
+                latency[stage as usize].saturating_record((span.as_micros() as u64).max(1));
+            }
+        }
+    }
+
+    /// Frames published since the engine began, of every kind.
+    pub fn published_total(&self) -> u64 {
+        self.published.iter().map(IntCounter::get).sum()
+    }
+
+    /// Drops since the engine began, by place, places without any left out.
+    pub fn drops(&self) -> Vec<(&'static str, u64)> {
+        Place::ALL
+            .iter()
+            .map(|place| (place.label(), self.dropped[*place as usize].get()))
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
+    /// Latency of each stage since [`Self::begin_session`].
+    pub fn latency(&self) -> Vec<(&'static str, Percentiles)> {
+        let latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
+        Stage::ALL.iter().map(|stage| (stage.label(), Percentiles::of(&latency[*stage as usize]))).collect()
+    }
+
+    /// Forgets the latencies and channel figures of the session before.
+    pub fn begin_session(&self) {
+        let mut latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
+        latency.iter_mut().for_each(Hdr::reset);
+        drop(latency);
+        self.end_session();
+        for (channel, kinds) in TRICKLE {
+            for kind in kinds {
+                self.trickle.with_label_values(&[channel, kind]).set(0);
+            }
+        }
+    }
+
+    /// Ends the series that belong to one session.
+    pub fn end_session(&self) {
+        self.trickle.reset();
+        self.codecs.reset();
+        Queue::ALL.into_iter().for_each(|queue| self.waits(queue, 0, 0.0));
+    }
+
+    /// Prometheus text, version 0.0.4.
+    pub fn text(&self) -> String {
+        let mut bytes = Vec::with_capacity(16 * 1024);
+        match TextEncoder::new().encode(&self.registry.gather(), &mut bytes) {
+            Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) => format!("# metrics could not be written: {error}\n"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_frame_moves_its_counters_and_histograms() {
+        let metrics = Metrics::new().unwrap();
+        let start = Instant::now();
+        let at = |ms| Some(start + Duration::from_millis(ms));
+        let stamps = Stamps {
+            received: at(0),
+            decoded: at(2),
+            started: at(3),
+            done: at(13),
+            encoded: at(17),
+            published: at(18),
+        };
+        metrics.published(Kind::Processed, &stamps);
+        metrics.drops_at(Place::Input, 3);
+        let text = metrics.text();
+        for line in [
+            "weir_frames_published_total{kind=\"processed\"} 1",
+            "weir_frames_published_total{kind=\"overlay\"} 0",
+            "weir_frames_dropped_total{place=\"input\"} 3",
+            "weir_stage_seconds_count{stage=\"total\"} 1",
+            "weir_stage_seconds_bucket{stage=\"model\",le=\"0.005\"} 0",
+            "weir_stage_seconds_bucket{stage=\"model\",le=\"0.01\"} 1",
+        ] {
+            assert!(text.lines().any(|have| have == line), "no line `{line}` in\n{text}");
+        }
+        assert_eq!(metrics.drops(), [("input", 3)]);
+        let total = metrics.latency().into_iter().find(|(stage, _)| *stage == "total").unwrap().1;
+        assert!((17.8..18.3).contains(&total.p50), "{total:?}");
+        metrics.begin_session();
+        assert_eq!(metrics.latency()[5].1.max, 0.0);
+    }
+
+    /// Dashboards read these names; a change here is a change of contract.
+    #[test]
+    fn names_and_labels_stay() {
+        let metrics = Metrics::new().unwrap();
+        metrics.begin_session();
+        metrics.set_codecs("h264", "libx264");
+        let text = metrics.text();
+        let mut lines: Vec<String> = Vec::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let series = line.rsplit_once(' ').unwrap().0.to_owned();
+            let skip = series.contains("le=\"") && !series.contains("+Inf");
+            if !skip {
+                lines.push(series);
+            }
+        }
+        let expected = include_str!("metrics.snapshot");
+        assert_eq!(lines.join("\n"), expected.trim_end(), "metrics.snapshot holds the names");
+    }
+
+    #[test]
+    fn a_stage_that_was_not_reached_is_not_measured() {
+        let metrics = Metrics::new().unwrap();
+        let now = Instant::now();
+        metrics.published(Kind::Overlay, &Stamps { received: Some(now), published: Some(now), ..Stamps::default() });
+        let text = metrics.text();
+        assert!(text.contains("weir_stage_seconds_count{stage=\"model\"} 0"));
+        assert!(text.contains("weir_stage_seconds_count{stage=\"total\"} 1"));
+    }
+}
