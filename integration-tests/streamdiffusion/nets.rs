@@ -278,3 +278,22 @@ fn the_same_weights_on_every_machine() {
     let draws: Vec<f64> = super::uniform("draws", 2).map(f64::abs).collect();
     assert_eq!(draws, [0.34617340564727783, 0.2872830629348755]);
 }
+
+#[test]
+fn absurd_configurations_end_in_an_error() {
+    for key in ["layers_per_block", "transformer_layers_per_block", "block_out_channels", "cross_attention_dim"] {
+        for value in [serde_json::json!(u64::MAX), vec![u64::MAX; 4].into(), serde_json::json!(-1)] {
+            let mut json = config("unet-sd15");
+            json[key] = value.clone();
+            assert!(UnetConfig::from_json(&json).is_err(), "{key}: {value}");
+        }
+    }
+    for key in ["num_encoder_blocks", "encoder_block_out_channels", "latent_channels"] {
+        let mut json = config("taesd");
+        json[key] = vec![1_u64 << 40; 4].into();
+        assert!(TaesdConfig::from_json(&json).is_err(), "{key}");
+    }
+    let mut json = config("kl");
+    json["layers_per_block"] = (1 << 30).into();
+    assert!(KlConfig::from_json(&json).is_err());
+}

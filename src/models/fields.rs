@@ -4,6 +4,12 @@ use serde_json::Value;
 
 use super::ModelError;
 
+/// The largest number that is taken: no size of a published model comes near it, and products of a few stay in range.
+const MOST: u64 = 1 << 20;
+
+/// The most layers of one kind in a row.
+const MOST_LAYERS: u64 = 64;
+
 /// A configuration's keys. A key that is absent and one that is `null` are the same, as in diffusers.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a>(pub &'a Value);
@@ -20,7 +26,7 @@ impl<'a> Fields<'a> {
     pub fn count_or(self, key: &str, default: u64) -> Result<u64, ModelError> {
         match self.get(key) {
             None => Ok(default),
-            Some(value) => value.as_u64().ok_or_else(|| wrong(key, value, "a whole number")),
+            Some(value) => whole(value).ok_or_else(|| wrong(key, value, "a whole number up to 1048576")),
         }
     }
 
@@ -41,18 +47,27 @@ impl<'a> Fields<'a> {
     /// A list of `n` whole numbers; a single one stands for all.
     pub fn counts_or(self, key: &str, n: usize, default: u64) -> Result<Vec<u64>, ModelError> {
         let Some(value) = self.get(key) else { return Ok(vec![default; n]) };
-        if let Some(one) = value.as_u64() {
+        if let Some(one) = whole(value) {
             return Ok(vec![one; n]);
         }
         let list = self.list(key)?;
         if list.len() == n { Ok(list) } else { Err(wrong(key, value, &format!("{n} whole numbers"))) }
     }
 
+    /// As [`Self::counts_or`], of layers: at most 64 each.
+    pub fn layers_or(self, key: &str, n: usize, default: u64) -> Result<Vec<u64>, ModelError> {
+        let list = self.counts_or(key, n, default)?;
+        match list.iter().find(|&&layers| layers > MOST_LAYERS) {
+            Some(layers) => Err(ModelError::config(key, format!("{layers} layers, at most {MOST_LAYERS} are built"))),
+            None => Ok(list),
+        }
+    }
+
     /// A list of at least one and at most 16 positive whole numbers.
     pub fn list(self, key: &str) -> Result<Vec<u64>, ModelError> {
         let value = self.get(key).ok_or_else(|| ModelError::config(key, "is missing"))?;
         let list: Option<Vec<u64>> =
-            value.as_array().and_then(|items| items.iter().map(|item| item.as_u64().filter(|&n| n > 0)).collect());
+            value.as_array().and_then(|items| items.iter().map(|item| whole(item).filter(|&n| n > 0)).collect());
         list.filter(|list| (1..=16).contains(&list.len())).ok_or_else(|| wrong(key, value, "a list of whole numbers"))
     }
 
@@ -76,6 +91,10 @@ impl<'a> Fields<'a> {
             _ => Ok(()),
         }
     }
+}
+
+fn whole(value: &Value) -> Option<u64> {
+    value.as_u64().filter(|&n| n <= MOST)
 }
 
 fn wrong(key: &str, value: &Value, expected: &str) -> ModelError {

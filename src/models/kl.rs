@@ -56,7 +56,7 @@ impl KlConfig {
         }
         Ok(Self {
             channels,
-            layers: fields.count_or("layers_per_block", 1)?,
+            layers: fields.layers_or("layers_per_block", 1, 1)?[0],
             latent_channels: fields.count_or("latent_channels", 4)?,
             groups,
             scaling: fields.number_or("scaling_factor", 0.18215)?,

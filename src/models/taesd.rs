@@ -40,11 +40,15 @@ impl TaesdConfig {
             true => fields.list(key),
             false => Ok(default.to_vec()),
         };
+        let layers = |key: &str, default: &[u64]| match fields.has(key) {
+            true => fields.layers_or(key, fields.list(key)?.len(), 1),
+            false => Ok(default.to_vec()),
+        };
         let tiny = Self {
             encoder_channels: list("encoder_block_out_channels", &[64; 4])?,
-            encoder_blocks: list("num_encoder_blocks", &[1, 3, 3, 3])?,
+            encoder_blocks: layers("num_encoder_blocks", &[1, 3, 3, 3])?,
             decoder_channels: list("decoder_block_out_channels", &[64; 4])?,
-            decoder_blocks: list("num_decoder_blocks", &[3, 3, 3, 1])?,
+            decoder_blocks: layers("num_decoder_blocks", &[3, 3, 3, 1])?,
             latent_channels: fields.count_or("latent_channels", 4)?,
             scaling: fields.number_or("scaling_factor", 1.0)?,
         };

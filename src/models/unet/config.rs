@@ -72,7 +72,7 @@ impl Trunk {
         if kinds.len() != n {
             return Err(ModelError::config("down_block_types", format!("{} levels, not {n}", kinds.len())));
         }
-        let depth = fields.counts_or("transformer_layers_per_block", n, 1)?;
+        let depth = fields.layers_or("transformer_layers_per_block", n, 1)?;
         let down_attention = (kinds.iter().zip(&depth))
             .map(|(&kind, &depth)| match kind {
                 "CrossAttnDownBlock2D" => Ok(Some(depth)),
@@ -100,7 +100,7 @@ impl Trunk {
         }
         Ok(Self {
             in_channels: fields.count_or("in_channels", 4)?,
-            layers: fields.counts_or("layers_per_block", n, 2)?,
+            layers: fields.layers_or("layers_per_block", n, 2)?,
             down_attention,
             mid_attention: has_mid.then(|| depth[n - 1]),
             has_mid,
@@ -150,9 +150,9 @@ impl UnetConfig {
         let fields = Fields(config);
         let trunk = Trunk::from_json(config)?;
         let n = trunk.channels.len();
-        let depth = fields.counts_or("transformer_layers_per_block", n, 1)?;
+        let depth = fields.layers_or("transformer_layers_per_block", n, 1)?;
         let depth: Vec<u64> = match fields.has("reverse_transformer_layers_per_block") {
-            true => fields.counts_or("reverse_transformer_layers_per_block", n, 1)?,
+            true => fields.layers_or("reverse_transformer_layers_per_block", n, 1)?,
             false => depth.into_iter().rev().collect(),
         };
         let kinds = fields.texts("up_block_types")?;

@@ -270,7 +270,13 @@ pub(super) fn check(params: &Params) -> Result<Checked, ParamError> {
     values.insert("t_index_list".to_owned(), given("t_index_list").unwrap_or_else(|| json!([12, 20, 32])));
     values.insert("lora_dict".to_owned(), given("lora_dict").unwrap_or(Value::Null));
     values.insert("controlnets".to_owned(), given("controlnets").unwrap_or_else(|| json!([])));
+    if values.get("use_denoising_batch") == Some(&json!(false)) {
+        return Err(refused("use_denoising_batch", "only true is built here"));
+    }
     switched_off(params)?;
+    for (key, _) in OFF {
+        values.insert((*key).to_owned(), given(key).unwrap_or_else(|| off(key)));
+    }
     let side = |name| values.get(name).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok()).unwrap_or(512);
     let checked = Checked {
         size: Size::new(side("width"), side("height")),
@@ -282,11 +288,23 @@ pub(super) fn check(params: &Params) -> Result<Checked, ParamError> {
     Ok(checked)
 }
 
+/// What can only be switched off, with a name for people.
+const OFF: &[(&str, &str)] = &[
+    ("ip_adapter", "IP-Adapter"),
+    ("cached_attention", "Cached attention"),
+    ("image_preprocessing", "Before the model"),
+    ("image_postprocessing", "Behind the model"),
+    ("latent_preprocessing", "Latents before the model"),
+    ("latent_postprocessing", "Latents behind the model"),
+];
+
+/// The value of `key` of [`OFF`] when it is left out.
+fn off(key: &str) -> Value {
+    if matches!(key, "ip_adapter" | "cached_attention") { json!({"enabled": false}) } else { Value::Null }
+}
+
 /// Refuses what is switched on and is not built.
 fn switched_off(params: &Params) -> Result<(), ParamError> {
-    if params.get("use_denoising_batch").is_some_and(|flag| flag == &json!(false)) {
-        return Err(refused("use_denoising_batch", "only true is built here"));
-    }
     for key in ["ip_adapter", "cached_attention"] {
         match params.get(key) {
             None => {}
@@ -499,19 +517,13 @@ pub(super) fn schema(title: &str) -> Value {
         "title": "LoRAs", "description": "Files or repositories with their weights, merged while loading; a change reloads.",
         "type": ["object", "null"], "additionalProperties": weight, "maxProperties": 16, "default": null}));
     properties.insert("controlnets".into(), controls::schema());
-    let off = |title: &str| {
-        json!({"title": title, "description": "Is not built here; only null or switched off.",
-               "type": ["object", "null"], "default": null})
-    };
-    for (key, title) in [
-        ("ip_adapter", "IP-Adapter"),
-        ("cached_attention", "Cached attention"),
-        ("image_preprocessing", "Before the model"),
-        ("image_postprocessing", "Behind the model"),
-        ("latent_preprocessing", "Latents before the model"),
-        ("latent_postprocessing", "Latents behind the model"),
-    ] {
-        properties.insert(key.into(), off(title));
+    for (key, title) in OFF {
+        properties.insert(
+            (*key).to_owned(),
+            json!({"title": title, "description": "Is not built here; it can only be switched off.",
+                   "type": if off(key).is_null() { json!(["object", "null"]) } else { json!("object") },
+                   "default": off(key)}),
+        );
     }
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
