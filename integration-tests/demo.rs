@@ -107,7 +107,7 @@ async fn an_update_shows_in_the_next_pictures_and_a_wrong_one_changes_nothing() 
     rig.control().update(&params(json!({"strength": 0.0, "width": 768, "height": 512}))).await.unwrap();
     let refusal = rig.events().wait(before, |event| event.kind == "error");
     let refusal = tokio::time::timeout(Duration::from_secs(5), refusal).await.unwrap().unwrap();
-    assert!(refusal.body["message"].as_str().unwrap().contains("width"), "{}", refusal.body);
+    assert!(refusal.body["message"].as_str().unwrap().contains("resolution"), "{}", refusal.body);
     let marked = count();
     until("more output", || count() > marked + 10).await;
     assert!(read.lock().unwrap().iter().all(|(_, reading)| reading.inverted));
@@ -150,4 +150,44 @@ async fn a_killed_engine_is_replaced_and_the_stream_goes_on() {
     assert!(frames.missing <= 60, "{frames:?}");
     let list = read.lock().unwrap();
     assert!(list.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1.number < pair[1].1.number));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_measurement_has_every_figure() {
+    let _turn = TURN.lock().await;
+    let bench = weir::cli::bench::bench(&options("noop", 3.0)).await.unwrap();
+    assert!(bench.clean && bench.errors.is_empty(), "{}", bench.table());
+    assert!(bench.frames.sent >= 80 && bench.frames.missing == 0, "{}", bench.table());
+    let latency = &bench.latency_ms;
+    assert!(latency.floor.count >= 80 && latency.end_to_end.count >= 80, "{}", bench.table());
+    assert!(latency.floor.p50 <= latency.end_to_end.p50 && latency.added.p50 > 0.0, "{}", bench.table());
+    assert!(bench.first_output_ms.is_some_and(|ms| ms > 0.0 && ms < 5000.0), "{}", bench.table());
+    assert!(bench.cpu_cores > 0.005 && bench.cpu_cores < 4.0, "{}", bench.table());
+    assert!(bench.memory.rss_peak_mb > 10.0 && bench.memory.pss_mean_mb > 5.0, "{}", bench.table());
+    assert!(0.0 < bench.start.health_ms && bench.start.health_ms <= bench.start.idle_ms, "{}", bench.table());
+    let stages: Vec<_> = bench.stages_ms.iter().map(|(stage, _)| stage.as_str()).collect();
+    assert_eq!(stages, ["decode", "queue", "model", "encode", "publish", "total"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupt_ends_the_demo_and_leaves_no_process() {
+    let _turn = TURN.lock().await;
+    let mut demo = tokio::process::Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["demo", "--port", "0"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(demo.stdout.take().unwrap()));
+    let first = tokio::time::timeout(Duration::from_secs(20), lines.next_line()).await.unwrap().unwrap().unwrap();
+    assert!(first.starts_with("Open http://127.0.0.1:"), "{first}");
+    let pid = demo.id().unwrap();
+    let processes: Vec<i32> = weir::cli::rig::procs::tree(pid).unwrap().iter().map(|process| process.pid).collect();
+    assert_eq!(processes.len(), 3, "demo, runner and engine: {processes:?}");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGINT).unwrap();
+    let status = tokio::time::timeout(Duration::from_secs(15), demo.wait()).await.unwrap().unwrap();
+    assert!(status.success(), "{status}");
+    let left: Vec<_> = processes.into_iter().filter(|pid| procfs::process::Process::new(*pid).is_ok()).collect();
+    assert!(left.is_empty(), "{left:?} are left");
 }

@@ -3,10 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod demo;
+mod faults;
 mod layers;
+mod live;
 mod media;
 mod metering;
 mod model;
+mod process;
+mod regression;
 mod streamdiffusion;
 mod supervisor;
+mod support;
 mod trickle;

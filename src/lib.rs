@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | [`cli`] | subcommands: flags in, words and tables out | everything |
 //! | [`config`] | flags, variables and file to one checked configuration | the modules' own `Config` structs |
-//! | [`supervisor`] | the process that answers: HTTP API, admission, the engine child and its restarts | `link`, `health`, `metering` |
+//! | [`supervisor`] | the process that answers: HTTP API, admission, the engine child and its restarts | `link`, `health`, `metering`, `tls` |
 //! | [`engine`] | the process that works: sessions and their stage threads | `link`, `pipeline`, `trickle`, `media`, `metering`, `health`, `frame` |
 //! | [`link`] | the messages between the two and their framing | nothing of ours |
 //! | [`pipeline`] | the `FrameProcessor` trait, parameters, the registry, the overlay | `models`, `graph`, `inference`, `frame` |
@@ -15,7 +15,8 @@
 //! | [`graph`] | a typed ONNX builder; knows no model | nothing of ours |
 //! | [`inference`] | ONNX Runtime sessions and providers | `frame` |
 //! | [`media`] | transport stream, H.264, audio, scaling, time stamps | `frame` |
-//! | [`trickle`] | protocol, subscriber, publisher, server | nothing of ours |
+//! | [`trickle`] | protocol, subscriber, publisher, server | `tls` |
+//! | [`tls`] | how certificates are judged | nothing of ours |
 //! | [`health`] | stream and process states as functions of observations and time | nothing of ours |
 //! | [`metering`] | frame stamps to histograms and counters | `frame` |
 //! | [`frame`] | frames, time stamps, pixel formats; plain data | nothing of ours |
@@ -41,4 +42,5 @@ pub mod metering;
 pub mod models;
 pub mod pipeline;
 pub mod supervisor;
+pub mod tls;
 pub mod trickle;

@@ -2,10 +2,14 @@
 //! vectors and the script that makes them are in `golden/streamdiffusion`; the models are those of `weir::models::tiny` on
 //! both sides.
 
+mod full;
 mod nets;
+mod numbers;
 mod pipeline;
 mod similar;
 mod stream;
+mod text;
+mod weights;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

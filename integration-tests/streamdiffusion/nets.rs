@@ -196,7 +196,7 @@ fn planes(bytes: &[u8], f: impl Fn(f32) -> f32) -> Vec<f32> {
 
 /// Every second pixel of (3, 64, 64), down and right.
 fn thin(image: &[f32]) -> Vec<f32> {
-    let kept = |i: &usize| i % 2 == 0 && i / 64 % 2 == 0;
+    let kept = |i: &usize| i.is_multiple_of(2) && (i / 64).is_multiple_of(2);
     (0..image.len()).filter(kept).map(|i| image[i]).collect()
 }
 

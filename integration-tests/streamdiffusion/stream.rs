@@ -162,7 +162,7 @@ fn other(what: &str, got: &[f32], want: &[f32]) {
 
 /// Every fourth pixel of (3, 64, 64), down and right.
 fn fourth(image: &[f32]) -> Vec<f32> {
-    (0..image.len()).filter(|i| i % 4 == 0 && i / SIZE % 4 == 0).map(|i| image[i]).collect()
+    (0..image.len()).filter(|i| i.is_multiple_of(4) && (i / SIZE).is_multiple_of(4)).map(|i| image[i]).collect()
 }
 
 fn every_step(guidance: Guidance, name: &str) {

@@ -159,8 +159,11 @@ impl Fake {
                                 },
                                 _ => Outcome::Accepted,
                             };
+                            let accepted = outcome == Outcome::Accepted;
                             out.push(FromEngine::Reply { id, outcome });
-                            out.push(report(session.unwrap_or(1), "ONLINE", params));
+                            if accepted {
+                                out.push(report(session.unwrap_or(1), "ONLINE", params));
+                            }
                         }
                         ToEngine::Stop { session, reason } if life.stops => {
                             out.push(FromEngine::Ended { session, reason, fault: false });

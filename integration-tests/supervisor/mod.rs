@@ -11,9 +11,11 @@ use weir::supervisor::Config;
 use client::{Running, config, exchange, order, until};
 use fake::{Fake, Life, report};
 
+mod byoc;
 mod client;
 mod fake;
 mod processes;
+mod stream;
 
 async fn running(life: Life) -> (Running, Fake) {
     let fake = Fake::new(vec![life]);

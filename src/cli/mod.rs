@@ -6,12 +6,18 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
+mod alias;
 pub mod bench;
 mod config;
 pub mod demo;
+mod doctor;
 mod engine;
+mod health;
 mod ledger;
 pub mod logging;
+mod models;
+mod prepare;
+pub mod process;
 pub mod rig;
 mod serve;
 pub mod settings;
@@ -30,10 +36,15 @@ struct Subcommand {
 const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: serve::command, run: serve::run },
     Subcommand { command: demo::command, run: demo::run },
+    Subcommand { command: process::command, run: process::run },
     Subcommand { command: bench::command, run: bench::run },
     Subcommand { command: top::command, run: top::run },
     Subcommand { command: ledger::command, run: ledger::run },
+    Subcommand { command: doctor::command, run: doctor::run },
+    Subcommand { command: prepare::command, run: prepare::run },
+    Subcommand { command: health::command, run: health::run },
     Subcommand { command: config::command, run: config::run },
+    Subcommand { command: models::command, run: models::run },
     Subcommand { command: engine::command, run: engine::run },
 ];
 
@@ -49,7 +60,9 @@ fn command() -> Command {
 
 /// Runs the command line. 64 for wrong usage, else what the subcommand says.
 pub fn main() -> ExitCode {
-    let matches = match command().try_get_matches() {
+    let prepare = std::env::var_os(alias::PREPARE_VARIABLE).is_some_and(|value| value == "1");
+    let arguments = alias::translate(std::env::args_os().collect(), prepare);
+    let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
             // Nothing is left to tell when even this cannot be printed.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgMatches, Command};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, warn};
 
 use super::{engine, logging, settings};
@@ -38,16 +38,14 @@ fn serve(config: crate::config::Config) -> Result<(), String> {
         // Engines go on with what the one before wrote, so a trace begins here.
         std::fs::write(path, "").map_err(|error| format!("no trace can be written to {}: {error}", path.display()))?;
     }
-    let program = std::env::current_exe().map_err(|error| format!("this program cannot find itself: {error}"))?;
-    let command = EngineCommand::Process { program, arguments: engine::arguments(&config.log) };
+    let command = EngineCommand::Process { program: program()?, arguments: engine::arguments(&config.log) };
     let engine = serde_json::to_value(&config.engine).map_err(|error| format!("settings of the engine: {error}"))?;
     // One thread is plenty: nothing here works, and what may block has threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
     let result = runtime.block_on(async {
-        let end = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
-        let (term, interrupt) = end.map_err(|error| format!("signals cannot be received: {error}"))?;
-        let run = supervisor::run(config.supervisor, engine, command, asked_to_end(term, interrupt), |_| {});
+        let end = asked_to_end().map_err(|error| format!("signals cannot be received: {error}"))?;
+        let run = supervisor::run(config.supervisor, engine, command, end, |_| {});
         run.await.map_err(|error| error.to_string())
     });
     // A driver call that hangs must not keep the process.
@@ -67,10 +65,18 @@ fn close_trace(path: &Path) {
     }
 }
 
+/// This program, to start its engine.
+pub(super) fn program() -> Result<std::path::PathBuf, String> {
+    std::env::current_exe().map_err(|error| format!("this program cannot find itself: {error}"))
+}
+
 /// Resolves at SIGTERM or SIGINT.
-async fn asked_to_end(mut term: Signal, mut interrupt: Signal) {
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+pub(super) fn asked_to_end() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

@@ -9,12 +9,17 @@ use crate::config::{self, Loaded, SETTINGS};
 
 /// `command` with a flag for every setting, and `--config`.
 pub fn arguments(command: Command) -> Command {
+    arguments_of(command, |_| true)
+}
+
+/// As [`arguments`], with flags for those settings only whose key is `wanted`.
+pub fn arguments_of(command: Command, wanted: impl Fn(&str) -> bool) -> Command {
     let defaults = config::Config::default();
     let file = Arg::new("config")
         .long("config")
         .value_name("FILE")
         .help(format!("Configuration file. [variable: {}]", config::FILE_VARIABLE));
-    let flags = SETTINGS.iter().map(|setting| {
+    let flags = SETTINGS.iter().filter(|setting| wanted(setting.key)).map(|setting| {
         let mut variables = setting.variable();
         let mut word = "variable";
         if let Some((name, _)) = setting.contract {
@@ -40,7 +45,16 @@ pub fn arguments(command: Command) -> Command {
 /// # Errors
 /// The exit code to leave with.
 pub fn load(matches: &ArgMatches) -> Result<Loaded, ExitCode> {
-    let names = SETTINGS.iter().map(config::Setting::flag).chain(["config".to_owned()]);
+    load_of(matches, |_| true)
+}
+
+/// As [`load`], for a command of [`arguments_of`]: other settings keep to environment and file.
+///
+/// # Errors
+/// The exit code to leave with.
+pub fn load_of(matches: &ArgMatches, wanted: impl Fn(&str) -> bool) -> Result<Loaded, ExitCode> {
+    let settings = SETTINGS.iter().filter(|setting| wanted(setting.key));
+    let names = settings.map(config::Setting::flag).chain(["config".to_owned()]);
     let flags: BTreeMap<String, String> =
         names.filter_map(|name| matches.get_one::<String>(&name).cloned().map(|value| (name, value))).collect();
     // A variable that is no text cannot be one of ours.

@@ -205,6 +205,22 @@ impl Reader {
         if !config.subvariant.is_empty() && !self.loaded.origins.contains_key("serve.model_id") {
             config.supervisor.model_id = format!("streamdiffusion-{}", config.subvariant);
         }
+        let supervisor = &config.supervisor;
+        let byoc = &supervisor.byoc;
+        if !byoc.orchestrator.is_empty() {
+            let origin = self.loaded.origins.get("byoc.orchestrator").cloned().unwrap_or_default();
+            if byoc.secret.is_empty() {
+                let what = "no secret is given for the orchestrator (byoc.secret, ORCH_SECRET): nothing is registered";
+                self.loaded.warnings.push(format!("{origin}: {what}"));
+            } else if byoc.url.is_empty() && supervisor.host.is_unspecified() {
+                let problem = format!(
+                    "{} cannot be announced, nobody can reach it: set byoc.url (CAPABILITY_URL) to where the \
+                     orchestrator reaches this runner",
+                    supervisor.host
+                );
+                self.mistakes.push(Mistake { origin, problem });
+            }
+        }
         if self.mistakes.is_empty() { Ok(self.loaded) } else { Err(Mistakes(self.mistakes)) }
     }
 }

@@ -59,11 +59,60 @@ fn version(value: &str) -> Option<&str> {
 }
 
 fn live(value: String) -> Result<String, String> {
-    if value == "live-video-to-video" { Ok(value) } else { Err(format!("`{value}` is not `live-video-to-video`")) }
+    match value.as_str() {
+        "live-video-to-video" | "byoc" => Ok(value),
+        _ => Err(format!("`{value}` is not `live-video-to-video` or `byoc`")),
+    }
 }
 
 fn filled(value: String) -> Result<String, String> {
     if value.is_empty() { Err("a name is expected".into()) } else { Ok(value) }
+}
+
+fn prefix(value: String) -> Result<String, String> {
+    let value = value.trim_end_matches('/').to_owned();
+    let fine = |c: char| c.is_ascii_alphanumeric() || "/-_.".contains(c);
+    let whole = value.starts_with('/') && !value.contains("//") && value.chars().all(fine);
+    if value.is_empty() || whole {
+        Ok(value)
+    } else {
+        Err(format!("`{value}` is no path: a slash, then letters, digits, `-`, `_` and `.`"))
+    }
+}
+
+fn header(value: String) -> Result<String, String> {
+    if value.is_ascii() { Ok(value) } else { Err("only ASCII characters can be sent".into()) }
+}
+
+fn currency(value: String) -> Result<String, String> {
+    let fine = value.len() <= 8 && value.chars().all(|c| c.is_ascii_alphabetic());
+    if fine { Ok(value) } else { Err(format!("`{value}` is no currency: up to 8 letters are expected")) }
+}
+
+/// An address of the web, without a slash at the end; or nothing.
+fn web(value: String) -> Result<String, String> {
+    if value.is_empty() {
+        return Ok(value);
+    }
+    let url = reqwest::Url::parse(&value).map_err(|error| format!("this is no URL: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err("a URL that begins with http:// or https:// is expected".into());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("the URL must have no query and no fragment".into());
+    }
+    Ok(value.trim_end_matches('/').to_owned())
+}
+
+/// As [`web`], and no address that means any of this machine's.
+fn reachable(value: String) -> Result<String, String> {
+    let value = web(value)?;
+    let host = reqwest::Url::parse(&value).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+    let address: Option<std::net::IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+    if address.is_some_and(|address| address.is_unspecified()) {
+        return Err(format!("nobody can reach {host}; give an address that the orchestrator can connect to"));
+    }
+    Ok(value)
 }
 
 /// A row: key, network variable, kind, field, optional check, sentence.
@@ -112,7 +161,7 @@ pub const SETTINGS: &[Setting] = &[
         text,
         supervisor.pipeline,
         live,
-        "The pipeline's name in the network; only `live-video-to-video` is served."
+        "The pipeline's name in the network: `live-video-to-video`, or `byoc` for a worker that registers itself."
     ),
     row!(
         "serve.model_id",
@@ -147,7 +196,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "serve.capacity",
-        contract: None,
+        contract: Some(("CAPABILITY_CAPACITY", same)),
         about: "Streams at a time. One runner serves one; start another runner for another stream.",
         secret: false,
         get: |config| plain::show(&config.supervisor.capacity),
@@ -189,6 +238,97 @@ pub const SETTINGS: &[Setting] = &[
         engine.trace,
         Ok::<_, String>,
         "File for a trace of every frame, which Perfetto opens; empty for none."
+    ),
+    row!(
+        "stream.prefix",
+        None,
+        text,
+        supervisor.stream_prefix,
+        prefix,
+        "Path before `/stream/start` and its kin, such as `/api`; empty or `/` for none."
+    ),
+    row!(
+        "byoc.orchestrator",
+        Some(("ORCH_URL", same)),
+        text,
+        supervisor.byoc.orchestrator,
+        web,
+        "Orchestrator to register with as a capability, such as `https://host:8935`; empty for none."
+    ),
+    Setting {
+        secret: true,
+        ..row!(
+            "byoc.secret",
+            Some(("ORCH_SECRET", same)),
+            text,
+            supervisor.byoc.secret,
+            header,
+            "The orchestrator's secret; nothing is registered without it."
+        )
+    },
+    row!(
+        "byoc.name",
+        Some(("CAPABILITY_NAME", same)),
+        text,
+        supervisor.byoc.name,
+        Ok::<_, String>,
+        "Name of the capability; empty for the model id."
+    ),
+    row!(
+        "byoc.url",
+        Some(("CAPABILITY_URL", same)),
+        text,
+        supervisor.byoc.url,
+        reachable,
+        "Where the orchestrator reaches this runner; empty for `http://` and the address listened on, if that is a real one."
+    ),
+    row!(
+        "byoc.description",
+        Some(("CAPABILITY_DESCRIPTION", same)),
+        text,
+        supervisor.byoc.description,
+        Ok::<_, String>,
+        "What the capability does, for people."
+    ),
+    row!(
+        "byoc.price_per_unit",
+        Some(("CAPABILITY_PRICE_PER_UNIT", same)),
+        plain,
+        supervisor.byoc.price_per_unit,
+        |price| within(price, 0, i64::MAX as u64),
+        "Price of a second, divided by `byoc.price_scaling`."
+    ),
+    row!(
+        "byoc.price_scaling",
+        Some(("CAPABILITY_PRICE_SCALING", same)),
+        plain,
+        supervisor.byoc.price_scaling,
+        |scaling| within(scaling, 1, i64::MAX as u64),
+        "What the price is divided by."
+    ),
+    row!(
+        "byoc.currency",
+        None,
+        text,
+        supervisor.byoc.currency,
+        currency,
+        "Currency of the price, such as `wei`; empty leaves it to the orchestrator."
+    ),
+    row!(
+        "byoc.tls",
+        None,
+        tls,
+        supervisor.byoc.tls,
+        Ok::<_, String>,
+        "How the orchestrator's certificate is judged: `skip`, `verify`, or `pin:` and a SHA-256 fingerprint."
+    ),
+    row!(
+        "byoc.refresh",
+        None,
+        time,
+        supervisor.byoc.refresh_ms,
+        |ms| time_within(ms, 1_000, 86_400_000),
+        "Time between two registrations while no stream runs, for orchestrators that forget."
     ),
     row!(
         "restart.max_failures",
@@ -302,6 +442,22 @@ pub const SETTINGS: &[Setting] = &[
         engine.trickle.silent_get_ms,
         |ms| time_within(ms, 1_000, 300_000),
         "Time after which a request without an answer is made again on a new connection."
+    ),
+    row!(
+        "trickle.write_stall",
+        None,
+        time,
+        engine.trickle.write_stall_ms,
+        |ms| time_within(ms, 500, 300_000),
+        "Time without progress after which an output segment is given up."
+    ),
+    row!(
+        "trickle.close",
+        None,
+        time,
+        engine.trickle.close_ms,
+        |ms| time_within(ms, 100, 60_000),
+        "Time that ending an output channel may take, the answers of its last segments included."
     ),
     row!(
         "trickle.max_failures",

@@ -93,7 +93,7 @@ fn every_mistake_is_told_with_its_name() {
         "file weir.toml: media.audio: a list has no place here",
         "file weir.toml: nonsense.x: no setting has this name",
         "variable PORT: `99999` does not fit: ",
-        "variable PIPELINE: `text-to-image` is not `live-video-to-video`",
+        "variable PIPELINE: `text-to-image` is not `live-video-to-video` or `byoc`",
         "variable WEIR_TRICKLE_TLS: `skip`, `verify`, or `pin:` with 64 hex digits is expected",
         "flag --log-level: unknown variant `loud`",
     ] {

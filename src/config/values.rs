@@ -146,7 +146,7 @@ pub(super) mod object {
 
 /// How certificates are judged: `skip`, `verify`, or `pin:` and the SHA-256 fingerprint.
 pub(super) mod tls {
-    use crate::trickle::TlsPolicy;
+    use crate::tls::TlsPolicy;
 
     pub fn show(value: &TlsPolicy) -> String {
         match value {

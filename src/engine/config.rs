@@ -29,7 +29,7 @@ pub struct Config {
     pub updates: UpdateMode,
     /// Milliseconds without a byte of input, from the start on, after which a session is taken for orphaned.
     pub orphan_ms: u64,
-    /// Milliseconds without video, once there was some, after which a session ends.
+    /// Milliseconds without a byte of input, once there was some, after which a session ends.
     pub input_timeout_ms: u64,
     /// Milliseconds between two status events.
     pub status_ms: u64,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::outbox::{Meta, Next, Picture};
 use super::shared::{ENCODE, Shared, Streams};
@@ -16,7 +17,7 @@ use crate::frame::{PixelFormat, Size, Stamps, Timestamp, VideoFrame};
 use crate::media::{AudioHold, Chunk, HoldConfig, MediaError, Output, OutputConfig, SegmentSink, VideoOut};
 use crate::metering::{FrameRecord, Kind, Place, Queue};
 use crate::pipeline::overlay::Overlay;
-use crate::trickle::{Publisher, SegmentWriter};
+use crate::trickle::{EndReason, Publisher, SegmentWriter, TrickleError};
 
 /// Pieces of output that may wait for the publisher: over two seconds of pictures and audio.
 pub const PIECES: usize = 256;
@@ -24,7 +25,7 @@ pub const PIECES: usize = 256;
 /// How long the encoder waits before it looks at held audio again.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A last good picture older than this is not shown behind the overlay.
+/// A last good picture older than this is not shown any more, neither for frames that fail nor behind the overlay.
 const BACKGROUND: Duration = Duration::from_secs(5);
 
 /// Longer than any patience of the hold: releases everything.
@@ -165,7 +166,7 @@ impl Encoder {
                 self.kept = Some((frame, Instant::now()));
                 self.overlay = None;
             }
-            Picture::Repeat(meta) => match self.kept.take() {
+            Picture::Repeat(meta) => match self.kept.take_if(|(_, made)| made.elapsed() < BACKGROUND) {
                 Some((mut frame, made)) => {
                     stamp(&mut frame, meta);
                     let result = self.encode(&frame, Kind::Repeated);
@@ -248,8 +249,19 @@ const HELD: usize = 64;
 
 impl Sink {
     fn send(&mut self, piece: Piece) {
+        let lost = match self.pieces.try_send(piece) {
+            Ok(()) => None,
+            Err(TrySendError::Closed(piece)) => Some(piece),
+            Err(TrySendError::Full(piece)) => {
+                // Waiting for a slow network is no hang of this thread, for which the engine would be replaced.
+                self.shared.busy[ENCODE].clear();
+                let sent = self.pieces.blocking_send(piece);
+                self.shared.busy[ENCODE].set(Instant::now());
+                sent.err().map(|error| error.0)
+            }
+        };
         // A publisher that is gone has cancelled the session, which the encoder sees before its next picture.
-        if let Err(mpsc::error::SendError(Piece::Bytes(_, What::Video { .. }))) = self.pieces.blocking_send(piece) {
+        if let Some(Piece::Bytes(_, What::Video { .. })) = lost {
             self.shared.drop_at(Place::End);
         }
     }
@@ -317,7 +329,7 @@ pub async fn publish(
         match piece {
             Piece::Begin => match publisher.begin().await {
                 Ok(opened) => writer = Some(opened),
-                Err(error) if error.is_end() => return Some(format!("the output ended: {error}")),
+                Err(error) if error.is_end() => return Some(ended(&shared, publisher, &error)),
                 Err(error) => {
                     shared.fail("trickle", format!("An output segment could not be opened: {error}"));
                     writer = None;
@@ -338,7 +350,7 @@ pub async fn publish(
                             writer = None;
                             if error.is_end() {
                                 shared.drops_at(Place::Publish, u64::from(matches!(what, What::Video { .. })));
-                                return Some(format!("the output ended: {error}"));
+                                return Some(ended(&shared, publisher, &error));
                             }
                             shared.fail("trickle", format!("An output segment broke off: {error}"));
                             false
@@ -364,7 +376,7 @@ pub async fn publish(
                             shared.meter.segment_out();
                             tracing::debug!(session = shared.id, "Published seq={seq}.");
                         }
-                        Err(error) if error.is_end() => return Some(format!("the output ended: {error}")),
+                        Err(error) if error.is_end() => return Some(ended(&shared, publisher, &error)),
                         Err(error) => shared.fail("trickle", format!("Output segment {seq} was lost: {error}")),
                     }
                 }
@@ -378,6 +390,18 @@ pub async fn publish(
         }
     }
     None
+}
+
+/// Why the output ended, for the log. An end that nobody ordered is a fault with its cause.
+fn ended(shared: &Shared, publisher: &Publisher, error: &TrickleError) -> String {
+    match error {
+        TrickleError::Ended(EndReason::Closed | EndReason::Gone) => format!("the output ended: {error}"),
+        _ => {
+            let cause = publisher.last_failure().unwrap_or_else(|| error.to_string());
+            shared.fail("trickle", format!("The output cannot be written: {cause}"));
+            format!("the output cannot be written: {cause}")
+        }
+    }
 }
 
 /// Counts the pictures that nobody will publish any more. The channel takes no more pieces after this.

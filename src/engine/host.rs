@@ -132,7 +132,8 @@ impl Host {
             Some(other) => return Err(EngineError::Orders(format!("expected `load`, got {other:?}"))),
             None => return Ok(None),
         };
-        let config: Config = serde_json::from_value(config).map_err(|error| EngineError::Orders(error.to_string()))?;
+        let mut config: Config =
+            serde_json::from_value(config).map_err(|error| EngineError::Orders(error.to_string()))?;
         let fail = async |message: String| {
             supervisor.send(FromEngine::Phase(Phase::Failed { message: message.clone() })).await;
             EngineError::Load(message)
@@ -141,6 +142,9 @@ impl Host {
             let known: Vec<_> = registry::all().iter().map(|pipeline| pipeline.name()).collect();
             return Err(fail(format!("there is no pipeline `{name}`; this build has {}", known.join(", "))).await);
         };
+        if config.initial_params.is_empty() {
+            config.initial_params = pipeline.initial();
+        }
         let checked = match pipeline.check(&config.initial_params) {
             Ok(checked) => checked,
             Err(error) => return Err(fail(format!("the initial parameters of {name} are wrong: {error}")).await),

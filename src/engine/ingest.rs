@@ -124,6 +124,18 @@ pub fn spawn_decoder(
     })
 }
 
+/// Decoders that a stream may wear out within [`DECODER_WINDOW`]; the next failure ends it.
+const DECODERS: usize = 3;
+/// Time after which a decoder's failure is forgiven.
+const DECODER_WINDOW: Duration = Duration::from_secs(120);
+
+/// Whether a stream whose decoder failed at `now` gets another one. `failures` keeps the times that still count.
+fn another_decoder(failures: &mut Vec<Instant>, now: Instant) -> bool {
+    failures.retain(|&at| now.saturating_duration_since(at) < DECODER_WINDOW);
+    failures.push(now);
+    failures.len() <= DECODERS
+}
+
 fn decode(
     shared: &Arc<Shared>,
     config: InputConfig,
@@ -132,14 +144,19 @@ fn decode(
 ) {
     let size = config.target;
     let mut format = config.format;
-    let mut input = match Input::new(config) {
-        Ok(input) => input,
-        Err(error) => {
-            shared.fail("decode", format!("The decoder could not be opened: {error}"));
-            shared.cancel.cancel();
-            return;
-        }
+    let open = |format| {
+        let InputConfig { target, media, pool, .. } = &config;
+        Input::new(InputConfig { target: *target, format, media: media.clone(), pool: pool.clone() })
     };
+    let give_up = |message: String| {
+        shared.fail("decode", message);
+        shared.cancel.cancel();
+    };
+    let mut input = match open(format) {
+        Ok(input) => input,
+        Err(error) => return give_up(format!("The decoder could not be opened: {error}")),
+    };
+    let mut failures = Vec::with_capacity(DECODERS + 1);
     let mut sink = Sink { shared, resume_after, last_pts: None, interval: Average::default() };
     while let Some(piece) = pieces.blocking_recv() {
         let now = Instant::now();
@@ -160,9 +177,14 @@ fn decode(
         });
         shared.busy[DECODE].clear();
         if let Err(error) = result {
-            shared.fail("decode", format!("The input cannot be decoded: {error}"));
-            shared.cancel.cancel();
-            return;
+            if !another_decoder(&mut failures, now) {
+                return give_up(format!("The input cannot be decoded: {error}"));
+            }
+            shared.fail("decode", format!("The input cannot be decoded, a new decoder begins: {error}"));
+            input = match open(format) {
+                Ok(input) => input,
+                Err(error) => return give_up(format!("The decoder could not be opened: {error}")),
+            };
         }
     }
     input.finish(&mut sink);
@@ -194,8 +216,13 @@ impl InputSink for Sink<'_> {
             shared.interval_us.store(self.interval.get().as_micros() as u64, Ordering::Relaxed);
         }
         self.last_pts = Some(frame.pts);
-        if !shared.ready() {
-            // While the model loads every frame becomes a picture of the overlay: the rate and the timeline go on.
+        if !shared.ready() || frame.format != shared.format() {
+            // While the model loads every frame becomes a picture of the overlay, so that the rate and the timeline go on;
+            // so does one that was converted just before the model opened, in a layout that it does not take.
+            if !shared.overlay.load(Ordering::Relaxed) {
+                shared.drop_at(Place::Model);
+                return;
+            }
             let meta = Meta { seq: frame.seq, pts: frame.pts, stamps: frame.stamps };
             if shared.output.video(Picture::Overlay(meta)).is_some() {
                 shared.drop_at(Place::Output);
@@ -255,6 +282,29 @@ impl InputSink for Sink<'_> {
 }
 
 /// The decoder's settings for a session.
-pub fn input_config(shared: &Shared, size: Size, media: &crate::media::Config) -> InputConfig {
-    InputConfig { target: size, format: PixelFormat::I420, media: media.clone(), pool: shared.pool.clone() }
+pub fn input_config(shared: &Shared, size: Size, media: &crate::media::Config, max_fps: Option<f64>) -> InputConfig {
+    let mut media = media.clone();
+    // 0 means no cap.
+    media.max_fps = match (media.max_fps, max_fps.filter(|fps| *fps > 0.0)) {
+        (set, None) => set,
+        (set, Some(asked)) if set > 0.0 => set.min(asked),
+        (_, Some(asked)) => asked,
+    };
+    InputConfig { target: size, format: PixelFormat::I420, media, pool: shared.pool.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fourth_failure_in_two_minutes_is_one_too_many() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut failures = Vec::new();
+        // seconds, another decoder
+        for (seconds, another) in [(0, true), (10, true), (20, true), (60, false), (121, false), (200, true)] {
+            assert_eq!(another_decoder(&mut failures, at(seconds)), another, "{seconds}");
+        }
+    }
 }

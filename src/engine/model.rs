@@ -102,6 +102,8 @@ fn load(
 struct Background {
     done: Receiver<Result<Box<dyn FrameProcessor>, PipelineError>>,
     thread: JoinHandle<()>,
+    /// Parameters that came while it loaded.
+    newer: Option<Checked>,
 }
 
 struct Worker {
@@ -114,6 +116,10 @@ struct Worker {
 impl Worker {
     fn serve(mut self, work: &Receiver<Work>) {
         while let Ok(Work { shared, params }) = work.recv() {
+            if shared.cancel.is_cancelled() {
+                // The session ended while it waited for the one before.
+                continue;
+            }
             self.processor.reset();
             if self.begin(&shared, &params) {
                 shared.open_model(self.processor.format());
@@ -164,7 +170,11 @@ impl Worker {
                 self.update(shared, &params, &mut background);
             }
             if background.as_ref().is_some_and(|job| job.thread.is_finished()) {
+                let newer = background.as_mut().and_then(|job| job.newer.take());
                 self.swap(shared, background.take());
+                if let Some(params) = newer {
+                    self.update(shared, &params, &mut background);
+                }
             }
             let popped = shared.input.pop(
                 Some(Instant::now() + LOOK),
@@ -220,18 +230,17 @@ impl Worker {
     }
 
     fn update(&mut self, shared: &Arc<Shared>, params: &Checked, background: &mut Option<Background>) {
+        if let Some(job) = background {
+            // What loads is out of date. Its end decides, so that only one load is ever alive and no frame waits for it.
+            job.newer = Some(params.clone());
+            return;
+        }
         match self.processor.apply(params) {
             Ok(Applied::Now) => tracing::debug!(session = shared.id, "Parameters take effect with the next frame."),
-            Ok(Applied::NeedsReload) => {
-                if let Some(job) = background.take() {
-                    // A newer update replaces the load that runs: wait for it, so that only one is ever alive.
-                    let _ = job.thread.join();
-                }
-                match self.spawn_load(params.clone()) {
-                    Ok(job) => *background = Some(job),
-                    Err(error) => shared.fail("model", format!("Error updating params: {error}")),
-                }
-            }
+            Ok(Applied::NeedsReload) => match self.spawn_load(params.clone()) {
+                Ok(job) => *background = Some(job),
+                Err(error) => shared.fail("model", format!("Error updating params: {error}")),
+            },
             Err(error) => shared.fail("model", format!("Error updating params: {error}")),
         }
     }
@@ -244,7 +253,7 @@ impl Worker {
             // A receiver that is gone means that the session ended first.
             let _ = send.send(load(pipeline, &config, &pool, &params, &progress));
         })?;
-        Ok(Background { done, thread })
+        Ok(Background { done, thread, newer: None })
     }
 
     fn swap(&mut self, shared: &Arc<Shared>, job: Option<Background>) {
@@ -261,5 +270,69 @@ impl Worker {
             }
         }
         let _ = job.thread.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::frame::{PixelFormat, Size, Timestamp};
+    use crate::metering::{Carry, Clock, Meter, Metrics, Tracer};
+    use crate::pipeline::registry;
+    use serde_json::json;
+
+    fn wait(what: &str, mut done: impl FnMut() -> bool) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !done() {
+            assert!(Instant::now() < end, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn an_update_during_a_load_does_not_stop_the_frames_and_wins() {
+        let pipeline = registry::find("delay").unwrap();
+        let check = |load_ms: u64, frame_ms: u64| {
+            let params = json!({"load_ms": load_ms, "frame_ms": frame_ms});
+            pipeline.check(params.as_object().unwrap()).unwrap()
+        };
+        let pool = FramePool::new(24);
+        let model = Model::start(pipeline, check(0, 0), Arc::new(Config::default()), pool.clone(), |_| {}).unwrap();
+        let shared = {
+            let now = Instant::now();
+            let clock = Clock { at: now, unix_ns: 0 };
+            let meter = Meter::new(
+                1,
+                Size::new(64, 64),
+                clock,
+                Duration::from_secs(5),
+                Carry { number: 0, from_ms: 0, billed_until_ns: 0 },
+                Arc::new(Tracer::new()),
+            );
+            Shared::new(1, pipeline, pool.clone(), Arc::new(Metrics::new().unwrap()), meter, now)
+        };
+        assert!(model.serve(shared.clone(), check(0, 0)));
+        wait("the model opens", || shared.ready());
+        let opened = shared.ready_at.get();
+        let frame = |n: i64| {
+            let frame = VideoFrame::take(&pool, Size::new(64, 64), PixelFormat::I420, Timestamp(n)).unwrap();
+            let _ = shared.input.push(frame);
+            wait("a frame comes out", || shared.output.pictures() > 0);
+            let _ = shared.output.pop(Instant::now());
+        };
+        shared.params.put(check(1500, 0));
+        frame(1);
+        let began = Instant::now();
+        shared.params.put(check(0, 300));
+        frame(2);
+        assert!(began.elapsed() < Duration::from_secs(1), "the frame waited for the load");
+        wait("the first load ends", || shared.ready_at.get() != opened);
+        std::thread::sleep(Duration::from_millis(200));
+        let began = Instant::now();
+        frame(3);
+        assert!(began.elapsed() >= Duration::from_millis(300), "the newest parameters are not in force");
+        shared.abort();
     }
 }

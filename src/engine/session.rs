@@ -1,5 +1,6 @@
 //! One stream from its start request to the deletion of its channels.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -30,6 +31,8 @@ use crate::trickle::{Begin, Client, Publisher, Start, Subscriber};
 const LOOK: Duration = Duration::from_millis(250);
 /// How often it tells the supervisor, changes apart.
 const REPORT: Duration = Duration::from_secs(1);
+/// Time between two `error` events; of the faults between them the newest is told.
+const FAULTS: Duration = Duration::from_secs(1);
 /// A session in the state ERROR for this long is ended, so that the gateway moves on.
 const GIVE_UP: Duration = Duration::from_secs(2);
 
@@ -103,6 +106,7 @@ impl Handle {
         if !model.serve(shared.clone(), checked.clone()) {
             return Err("the model thread does not take sessions".into());
         }
+        shared.overlay.store(checked.show_reloading_frame, Ordering::Relaxed);
         let current = Arc::new(Mutex::new(Current::new(checked)));
         shared.last_params.set(now);
         let (stop, stopped) = watch::channel(None);
@@ -202,14 +206,15 @@ impl Updater {
         let checked = self.shared.pipeline.check(&params)?;
         let (old, new) = (current.checked.size, checked.size);
         if old != new {
-            let field = if old.width != new.width { "width" } else { "height" };
+            // The text is the contract's, whole.
             let reason = format!(
                 "Cannot change output resolution mid-stream (Current resolution: ({}, {}) requested resolution: \
                  ({}, {})). Output resolution (e.g. upscalers) can only be configured when starting a new stream.",
                 old.width, old.height, new.width, new.height
             );
-            return Err(ParamError { field: field.into(), reason });
+            return Err(ParamError { field: String::new(), reason });
         }
+        self.shared.overlay.store(checked.show_reloading_frame, Ordering::Relaxed);
         *current = Current::new(checked.clone());
         tracing::info!(session = self.shared.id, hash = current.hash, "New parameters are accepted.");
         drop(current);
@@ -317,7 +322,10 @@ impl Session {
             "" => None,
             url => {
                 let from = resume.and_then(|resume| resume.control_seq).unwrap_or(0);
-                Some(Subscriber::new(client, url, Start::Seq(from)).map_err(|e| format!("control_url: {e}"))?)
+                let updates =
+                    Subscriber::new(client, url, Start::Seq(from)).map_err(|e| format!("control_url: {e}"))?;
+                // A burst may overrun the reader, but never its last message.
+                Some(updates.keeping_newest())
             }
         };
 
@@ -326,7 +334,7 @@ impl Session {
         let _ = self.shared.input_pieces.set(pieces.downgrade());
         let decoder = ingest::spawn_decoder(
             self.shared.clone(),
-            ingest::input_config(&self.shared, size, &config.media),
+            ingest::input_config(&self.shared, size, &config.media, request.max_fps),
             received,
             last_video,
         )
@@ -376,7 +384,7 @@ impl Session {
             }
         };
         let bad = move |reason| shared.fail("params", reason);
-        let position = move |seq| position.control_seq.store(seq, std::sync::atomic::Ordering::Relaxed);
+        let position = move |seq| position.control_seq.store(seq, Ordering::Relaxed);
         let stop = self.shared.reading.clone();
         async move {
             let reason = tokio::select! {
@@ -399,6 +407,7 @@ impl Session {
         let status_every = Duration::from_millis(self.deps.config.status_ms);
         let (mut reported, mut told) = (Instant::now() - REPORT, Instant::now());
         let mut error_since: Option<Instant> = None;
+        let mut fault_told: Option<Instant> = None;
         let interval = Duration::from_millis(self.deps.config.interval_ms);
         let mut opened = self.shared.began;
         loop {
@@ -429,13 +438,17 @@ impl Session {
                 },
                 () = self.shared.changed.notified() => {
                     // An engine that is replaced this moment must know of the parameters that were accepted the moment before.
-                    self.report_faults(watch);
+                    if fault_told.is_none_or(|at| at.elapsed() >= FAULTS) {
+                        fault_told = self.report_faults(watch).then(Instant::now).or(fault_told);
+                    }
                     let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
                     self.report(watch, &current);
                 }
                 now = look.tick() => {
                     let now = now.into_std();
-                    self.report_faults(watch);
+                    if fault_told.is_none_or(|at| now.saturating_duration_since(at) >= FAULTS) {
+                        fault_told = self.report_faults(watch).then_some(now).or(fault_told);
+                    }
                     if let Some(end) = self.idle(watch, now) {
                         return end;
                     }
@@ -510,15 +523,16 @@ impl Session {
         interval
     }
 
-    fn report_faults(&self, watch: &mut Watch) {
-        if let Some(fault) = self.shared.fault.take() {
-            watch.error(fault.message.clone());
-            self.events.emit(Event::Error { pipeline: self.shared.pipeline.name().into(), message: fault.message });
-        }
+    /// Tells the newest fault that has not been told. True when there was one.
+    fn report_faults(&self, watch: &mut Watch) -> bool {
+        let Some(fault) = self.shared.fault.take() else { return false };
+        watch.error(fault.message.clone());
+        self.events.emit(Event::Error { pipeline: self.shared.pipeline.name().into(), message: fault.message });
+        true
     }
 
     fn report(&self, watch: &Watch, current: &Current) {
-        let control_seq = self.shared.control_seq.load(std::sync::atomic::Ordering::Relaxed);
+        let control_seq = self.shared.control_seq.load(Ordering::Relaxed);
         self.deps.supervisor.hint(FromEngine::Session(SessionReport {
             session: self.shared.id,
             state: watch.state().as_str().into(),
@@ -543,6 +557,11 @@ impl Session {
             let wait = async { while tasks.join_next().await.is_some() {} };
             if tokio::time::timeout(Duration::from_millis(500), wait).await.is_err() {
                 tasks.shutdown().await;
+                // The publisher was cut off before it could delete its channel, and the gateway waits for that.
+                let delete = self.deps.client.delete(&self.order.request.publish_url);
+                if !matches!(tokio::time::timeout(Duration::from_millis(300), delete).await, Ok(Ok(_))) {
+                    tracing::warn!(session = self.shared.id, "The output channel could not be deleted.");
+                }
             }
         }
         self.shared.abort();

@@ -119,6 +119,8 @@ pub struct Shared {
     pub pool: FramePool,
     /// True while the model takes frames; otherwise each one becomes an overlay picture.
     pub model_ready: AtomicBool,
+    /// Whether frames become pictures of the overlay while the model loads; otherwise nothing is sent meanwhile.
+    pub overlay: AtomicBool,
     /// True while the model wants RGB pictures, false for I420.
     rgb: AtomicBool,
     /// What the overlay says.
@@ -137,6 +139,8 @@ pub struct Shared {
     pub last_output: Moment,
     /// The last error.
     pub last_error: Moment,
+    /// The last fault that was logged as a warning.
+    warned: Moment,
     /// The last accepted parameters.
     pub last_params: Moment,
     /// Microseconds between two pictures by their time stamps, averaged; 0 before it is known.
@@ -198,6 +202,7 @@ impl Shared {
             params: Latest::default(),
             pool,
             model_ready: AtomicBool::new(false),
+            overlay: AtomicBool::new(true),
             rgb: AtomicBool::new(false),
             notice: Mutex::new(String::new()),
             notice_since: moment(),
@@ -207,6 +212,7 @@ impl Shared {
             last_audio: moment(),
             last_output: moment(),
             last_error: moment(),
+            warned: moment(),
             last_params: moment(),
             interval_us: AtomicU64::new(0),
             control_seq: AtomicU64::new(0),
@@ -233,7 +239,15 @@ impl Shared {
 
     /// Records a fault for the events channel and the state.
     pub fn fail(&self, stage: &'static str, message: String) {
-        tracing::warn!(session = self.id, stage, "{message}");
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        if self.warned.get().is_none_or(|at| now.saturating_duration_since(at) >= second) {
+            self.warned.set(now);
+            tracing::warn!(session = self.id, stage, "{message}");
+        } else {
+            // A model that fails with every frame must not fill the log; the counter knows them all.
+            tracing::debug!(session = self.id, stage, "{message}");
+        }
         self.metrics.errors.with_label_values(&[stage]).inc();
         self.meter.fault(stage, &message);
         self.last_error.set(Instant::now());

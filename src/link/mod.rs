@@ -42,6 +42,9 @@ pub struct StreamRequest {
     /// The client's stream id, for logs; may be empty.
     #[serde(default)]
     pub stream_id: String,
+    /// Frames a second handed to the pipeline at most; the lower of this and the setting counts.
+    #[serde(default)]
+    pub max_fps: Option<f64>,
 }
 
 impl std::fmt::Debug for StreamRequest {
@@ -165,7 +168,7 @@ pub enum Outcome {
     Accepted,
     /// A parameter is wrong; nothing changed.
     BadParams {
-        /// Which one, as a dotted path.
+        /// Which one, as a dotted path; empty where the reason says it all.
         field: String,
         /// Why.
         reason: String,

@@ -18,6 +18,7 @@ mod encode;
 mod error;
 mod ffi;
 mod file;
+mod frames;
 #[doc(hidden)]
 pub mod fuzz;
 mod h264;
@@ -34,6 +35,7 @@ pub mod ts;
 pub use config::*;
 pub use error::{Damage, DropReason, InputEvent, MediaError, StreamInfo};
 pub use file::{AudioTrack, FileInfo, FileReader, FileWriter, MediaItem, Quality, Recorder, Stopper, WriteConfig};
+pub use frames::FrameConverter;
 pub use hold::{AudioHold, HoldConfig, HoldStats};
 pub use input::{Input, InputConfig, InputSink, InputStats};
 pub use jpeg::JpegEncoder;

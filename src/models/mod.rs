@@ -4,6 +4,7 @@
 //! [`stream`] puts them together to one graph a frame. Weights come from a [`Source`], by the names of the diffusers layout.
 
 pub mod blend;
+pub mod check;
 pub mod clip;
 pub mod controlnet;
 mod fields;

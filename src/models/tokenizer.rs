@@ -85,10 +85,13 @@ impl ClipTokenizer {
         };
         let pad = match pad_token(folder)? {
             None => end,
-            Some(token) => inner
-                .token_to_id(&token)
-                .map(i64::from)
-                .ok_or_else(|| wrong(folder, format!("the padding {token:?} is not in the vocabulary")))?,
+            Some(token) => {
+                let id = inner.token_to_id(&token);
+                let id = id.ok_or_else(|| wrong(folder, format!("the padding {token:?} is not in the vocabulary")))?;
+                // As in the reference the padding is a mark wherever it stands in a text: the `!` of SD 2.x too.
+                inner.add_special_tokens(&[AddedToken::from(token, true)]);
+                i64::from(id)
+            }
         };
         Ok(Self { inner, begin, end, pad })
     }

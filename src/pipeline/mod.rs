@@ -26,9 +26,9 @@ pub type Params = Map<String, Value>;
 
 /// Why one parameter was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{field}: {reason}")]
+#[error("{field}{}{reason}", if field.is_empty() { "" } else { ": " })]
 pub struct ParamError {
-    /// The field's name; a dotted path for a nested one.
+    /// The field's name, a dotted path for a nested one; empty where the reason says it all.
     pub field: String,
     /// What is wrong with it and what is expected.
     pub reason: String,
@@ -89,6 +89,11 @@ pub trait Pipeline: Send + Sync {
 
     /// One sentence for people.
     fn about(&self) -> &'static str;
+
+    /// The parameters to load with before the first stream asks for any.
+    fn initial(&self) -> Params {
+        Params::new()
+    }
 
     /// JSON Schema (2020-12) of the parameters: an object whose `properties` carry `type`, `title`, `description`,
     /// `default` and bounds. Pages make their controls from it.

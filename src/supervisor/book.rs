@@ -72,6 +72,25 @@ struct Session {
     waiters: Vec<oneshot::Sender<()>>,
 }
 
+/// A session as doors show it. URLs are credentials, so it has no `Debug`.
+#[derive(Clone)]
+pub(super) struct View {
+    /// Its number.
+    pub session: u64,
+    /// Where the input is read.
+    pub subscribe_url: String,
+    /// Where the output is written.
+    pub publish_url: String,
+    /// The name it was started under.
+    pub gateway_request_id: String,
+    /// Parameters in force.
+    pub params: Map<String, Value>,
+    /// The cap that it was started with.
+    pub max_fps: Option<f64>,
+    /// The newest status object; null before the first.
+    pub status: Value,
+}
+
 /// What the engine is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Engine {
@@ -221,6 +240,26 @@ impl Book {
             Some(session) => self.sessions.contains_key(&session).then_some(session),
             None => self.sessions.keys().next().copied(),
         }
+    }
+
+    /// The session that was started under `id`, or that belongs to the stream `id`.
+    pub fn named(&self, id: &str) -> Option<u64> {
+        let is = |session: &Session| session.request.gateway_request_id == id || session.request.stream_id == id;
+        self.sessions.iter().find(|(_, session)| !id.is_empty() && is(session)).map(|(&number, _)| number)
+    }
+
+    /// Every session, the oldest first.
+    pub fn views(&self) -> Vec<View> {
+        let view = |(&number, session): (&u64, &Session)| View {
+            session: number,
+            subscribe_url: session.request.subscribe_url.clone(),
+            publish_url: session.request.publish_url.clone(),
+            gateway_request_id: session.request.gateway_request_id.clone(),
+            params: session.params.as_ref().unwrap_or(&session.request.params).clone(),
+            max_fps: session.request.max_fps,
+            status: session.report.as_ref().map(|report| report.status.clone()).unwrap_or_default(),
+        };
+        self.sessions.iter().map(view).collect()
     }
 
     /// Resolves when the session has ended; `None` when there is none of that number.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::tls::TlsPolicy;
+
 /// Settings of the supervisor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -39,6 +41,10 @@ pub struct Config {
     pub shutdown_ms: u64,
     /// The ledger.
     pub ledger: LedgerConfig,
+    /// What stands before `/stream/…`: nothing, or a path that begins with a slash and ends without one.
+    pub stream_prefix: String,
+    /// Registration as a capability.
+    pub byoc: Byoc,
 }
 
 /// Settings of the ledger.
@@ -56,6 +62,56 @@ pub struct LedgerConfig {
 impl Default for LedgerConfig {
     fn default() -> Self {
         Self { path: None, max_size: 1 << 30, max_age_ms: 400 * 86_400_000 }
+    }
+}
+
+/// Registration as a capability of an orchestrator (BYOC). Nothing is registered without an orchestrator and a secret.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Byoc {
+    /// Where the orchestrator is reached; empty for none.
+    pub orchestrator: String,
+    /// What the orchestrator knows its workers by.
+    pub secret: String,
+    /// Name of the capability; empty for the model id.
+    pub name: String,
+    /// Where the orchestrator reaches this process; empty for the address that is listened on.
+    pub url: String,
+    /// For people.
+    pub description: String,
+    /// Price of a unit, in units of `currency` over `price_scaling`.
+    pub price_per_unit: u64,
+    /// What the price is divided by.
+    pub price_scaling: u64,
+    /// Currency of the price; empty for the orchestrator's own default.
+    pub currency: String,
+    /// How the orchestrator's certificate is judged.
+    pub tls: TlsPolicy,
+    /// Milliseconds between two registrations while no stream runs, for orchestrators that forget.
+    pub refresh_ms: u64,
+}
+
+/// The secret is left out.
+impl std::fmt::Debug for Byoc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Byoc").field("name", &self.name).field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl Default for Byoc {
+    fn default() -> Self {
+        Self {
+            orchestrator: String::new(),
+            secret: String::new(),
+            name: String::new(),
+            url: String::new(),
+            description: "Live AI video on Weir".into(),
+            price_per_unit: 0,
+            price_scaling: 1,
+            currency: String::new(),
+            tls: TlsPolicy::Skip,
+            refresh_ms: 60_000,
+        }
     }
 }
 
@@ -77,6 +133,8 @@ impl Default for Config {
             load_ms: 180_000,
             shutdown_ms: 3_000,
             ledger: LedgerConfig::default(),
+            stream_prefix: String::new(),
+            byoc: Byoc::default(),
         }
     }
 }

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use super::book::Book;
 use crate::link::{FromEngine, Reader, ToEngine};
 
-pub use super::api::fuzz_start_body;
+pub use super::api::{fuzz_start_body, fuzz_stream_body};
 
 /// Feeds any bytes to both ends of the link, and what the supervisor understands to its book.
 pub fn fuzz_link(data: &[u8]) {

@@ -22,6 +22,10 @@ pub(super) struct Metrics {
     pub connections_refused: IntCounter,
     /// Connections closed to make room for a new one.
     pub connections_evicted: IntCounter,
+    /// Exchanges with the orchestrator about the capability, by `call` and `outcome`.
+    byoc_calls: IntCounterVec,
+    /// 1 while the capability is registered as far as we know.
+    byoc_registered: IntGauge,
     /// Slots in use.
     pub sessions: IntGauge,
     /// 1 while the engine is warm.
@@ -89,6 +93,12 @@ impl Metrics {
             ended: vector("sessions_ended_total", "Sessions that ended, by whose fault it was.", &["fault"])?,
             connections_refused: counter("connections_refused_total", "Connections closed because all were in use.")?,
             connections_evicted: counter("connections_evicted_total", "Idle connections closed to make room.")?,
+            byoc_calls: vector(
+                "byoc_calls_total",
+                "Exchanges with the orchestrator about the capability.",
+                &["call", "outcome"],
+            )?,
+            byoc_registered: gauge("byoc_registered", "1 while the capability is registered.")?,
             sessions: gauge("sessions", "Session slots in use.")?,
             warm: gauge("engine_warm", "1 while the engine is warm.")?,
             load_ms: gauge("engine_load_milliseconds", "Time that the last load took.")?,
@@ -125,6 +135,17 @@ impl Metrics {
                     self.gpu.with_label_values(&[index.as_str(), kind]).set(value);
                 }
             }
+        }
+    }
+
+    /// Notes an exchange about the capability: a register or an unregister, and whether it was taken.
+    pub fn byoc(&self, register: bool, taken: bool) {
+        let call = if register { "register" } else { "unregister" };
+        self.byoc_calls.with_label_values(&[call, if taken { "done" } else { "failed" }]).inc();
+        if taken {
+            self.byoc_registered.set(i64::from(register));
+        } else if register {
+            self.byoc_registered.set(0);
         }
     }
 
@@ -172,6 +193,7 @@ mod tests {
         };
         metrics.show_gpus(&Gpus::from([("0".to_owned(), gpu)]));
         let build = format!("weir_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+        metrics.byoc(true, true);
         let text = metrics.text();
         let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         let expected = [
@@ -193,6 +215,8 @@ mod tests {
             "weir_ledger_lines_total 0",
             "weir_ledger_lost_total 0",
             "weir_ledger_waiting 0",
+            "weir_supervisor_byoc_calls_total{call=\"register\",outcome=\"done\"} 1",
+            "weir_supervisor_byoc_registered 1",
             "weir_supervisor_capacity 2",
             "weir_supervisor_connections_evicted_total 0",
             "weir_supervisor_connections_refused_total 0",

@@ -26,6 +26,7 @@ mod admission;
 mod api;
 mod book;
 mod config;
+mod doors;
 mod engine;
 mod ffi;
 #[doc(hidden)]
@@ -89,6 +90,7 @@ pub async fn run(
     info!("Started up with pipeline={} model_id={}", hub.config.pipeline, hub.config.model_id);
     info!("Listening on http://{address}");
     bound(address);
+    let registering = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(doors::byoc::keep(hub.clone(), address)));
 
     let children = engine::Children::default();
     let ours = children.clone();
@@ -110,6 +112,9 @@ pub async fn run(
             }
         }
     }
+    // Whatever ended, nothing goes on being offered.
+    hub.ending.cancel();
+    let _ = tokio::time::timeout(doors::byoc::FAREWELL, registering).await;
     let _ = tokio::time::timeout(hub::START_WAIT, hub.finish()).await;
     closing.cancel();
     let _ = serving.await;

@@ -12,7 +12,6 @@ use reqwest::{Body, Response, Url};
 use super::config::Config;
 use super::error::TrickleError;
 use super::protocol::{self, Answer, Limits, Position};
-use super::tls;
 
 /// A number that no channel reaches: asking for it yields the edge at once, on servers without `/next`.
 const FAR: u64 = i32::MAX as u64;
@@ -95,7 +94,9 @@ impl Client {
     /// The TLS settings cannot be used.
     pub fn new(config: &Config) -> Result<Self, TrickleError> {
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::client_config(&config.tls)?)
+            .tls_backend_preconfigured(
+                crate::tls::client_config(&config.tls).map_err(|error| TrickleError::Tls(error.to_string()))?,
+            )
             .http1_only()
             .no_proxy()
             .referer(false)

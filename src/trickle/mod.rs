@@ -15,12 +15,13 @@ pub mod protocol;
 mod publisher;
 mod server;
 mod subscriber;
-mod tls;
 
 pub use client::Client;
-pub use config::{Config, TlsPolicy};
+pub use config::Config;
 pub use error::TrickleError;
 pub use protocol::{EndReason, Position as Start};
 pub use publisher::{Begin, Done, Publisher, PublisherStats, SegmentWriter};
 pub use server::{ChannelSnapshot, Server, ServerConfig};
 pub use subscriber::{Segment, Subscriber, SubscriberStats};
+
+pub use crate::tls::TlsPolicy;

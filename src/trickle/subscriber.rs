@@ -99,6 +99,13 @@ impl Subscriber {
         })
     }
 
+    /// Goes on with the newest segment after falling behind, instead of the one that comes next. Call it before the first
+    /// [`next`](Self::next).
+    pub fn keeping_newest(mut self) -> Self {
+        self.idle = self.idle.map(|(state, first)| (state.keeping_newest(), first));
+        self
+    }
+
     /// The next segment, as soon as its first byte is there; `None` once the channel has ended, see
     /// [`end_reason`](Self::end_reason). Empty segments are passed over. An unfinished earlier segment stays readable.
     ///

@@ -21,8 +21,6 @@ mod original;
 mod reader;
 mod repository;
 mod store;
-#[cfg(test)]
-mod tests;
 
 pub use component::{Component, Family};
 pub use file::Format;

@@ -20,12 +20,48 @@ use serde_json::Value;
 
 use super::{Checked, FrameProcessor, LoadContext, ParamError, Params, Pipeline, PipelineError};
 
-/// The pipeline `streamdiffusion`.
-pub struct StreamDiffusion;
+/// The pipeline `streamdiffusion` and its variants, which differ in what they load before the first stream.
+pub struct StreamDiffusion {
+    name: &'static str,
+    model: &'static str,
+    prompt: &'static str,
+    t_index: &'static [u32],
+}
+
+impl StreamDiffusion {
+    /// `streamdiffusion`: sd-turbo.
+    pub const PLAIN: Self = Self { name: "streamdiffusion", ..Self::SDTURBO };
+    /// `streamdiffusion-sdturbo`
+    pub const SDTURBO: Self = Self {
+        name: "streamdiffusion-sdturbo",
+        model: "stabilityai/sd-turbo",
+        prompt: "flowers",
+        t_index: &[12, 20, 32],
+    };
+    /// `streamdiffusion-sd15`
+    pub const SD15: Self = Self {
+        name: "streamdiffusion-sd15",
+        model: "Lykon/dreamshaper-8",
+        prompt: "cyberpunk desert structures, masterpiece",
+        t_index: &[5, 15, 32],
+    };
+    /// `streamdiffusion-sdxl`
+    pub const SDXL: Self =
+        Self { name: "streamdiffusion-sdxl", model: "stabilityai/sdxl-turbo", prompt: "flowers", t_index: &[36] };
+}
 
 impl Pipeline for StreamDiffusion {
     fn name(&self) -> &'static str {
-        "streamdiffusion"
+        self.name
+    }
+
+    /// The preset of the live runner without its ControlNets, whose preprocessors are not built.
+    fn initial(&self) -> Params {
+        let mut params = Params::new();
+        params.insert("model_id".to_owned(), self.model.into());
+        params.insert("prompt".to_owned(), self.prompt.into());
+        params.insert("t_index_list".to_owned(), self.t_index.into());
+        params
     }
 
     fn about(&self) -> &'static str {

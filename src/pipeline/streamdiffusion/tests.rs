@@ -14,13 +14,13 @@ fn params(json: Value) -> Params {
 }
 
 fn settings(json: Value) -> Settings {
-    let checked = StreamDiffusion.check(&params(json)).expect("good parameters");
+    let checked = StreamDiffusion::PLAIN.check(&params(json)).expect("good parameters");
     Settings::of(&checked).expect("settings")
 }
 
 #[track_caller]
 fn refused(json: Value, field: &str, reason: &str) {
-    let error = StreamDiffusion.check(&params(json.clone())).expect_err("refused");
+    let error = StreamDiffusion::PLAIN.check(&params(json.clone())).expect_err("refused");
     assert_eq!(error.field, field, "{json}: {error}");
     assert!(error.reason.contains(reason), "{json}: {error}");
 }
@@ -43,7 +43,7 @@ fn defaults_are_those_of_the_live_runner() {
 
 #[test]
 fn every_default_of_the_schema_passes_the_check() {
-    let schema = StreamDiffusion.schema();
+    let schema = StreamDiffusion::PLAIN.schema();
     let properties = schema["properties"].as_object().unwrap();
     let defaults: Params = properties
         .iter()
@@ -150,4 +150,22 @@ fn what_needs_another_graph_is_told_from_what_does_not() {
     ] {
         assert!(settings(cold.clone()).shape != base.shape, "{cold}");
     }
+}
+
+#[test]
+fn variants_load_their_presets() {
+    for (variant, model, steps) in [
+        (StreamDiffusion::PLAIN, "stabilityai/sd-turbo", 3),
+        (StreamDiffusion::SDTURBO, "stabilityai/sd-turbo", 3),
+        (StreamDiffusion::SD15, "Lykon/dreamshaper-8", 3),
+        (StreamDiffusion::SDXL, "stabilityai/sdxl-turbo", 1),
+    ] {
+        let taken = settings(Value::Object(variant.initial()));
+        assert_eq!((taken.shape.model.as_str(), taken.shape.steps), (model, steps), "{}", variant.name());
+        let found = crate::pipeline::registry::find(variant.name()).expect("registered");
+        assert_eq!(found.initial(), variant.initial());
+    }
+    // A stream that names nothing gets the defaults of the class, whatever the variant.
+    assert_eq!(StreamDiffusion::SDXL.check(&Params::new()), StreamDiffusion::PLAIN.check(&Params::new()));
+    assert!(crate::pipeline::registry::find("streamdiffusion-sdxl-faceid").is_none());
 }

@@ -95,6 +95,7 @@ pub(super) fn start(bytes: &[u8], is_json: bool, dialect: Dialect) -> Result<Str
         gateway_request_id: form.text(dialect.request_id(), false),
         manifest_id: form.text("manifest_id", false),
         stream_id: form.text("stream_id", false),
+        max_fps: None,
     };
     if form.faults.is_empty() { Ok(request) } else { Err(ApiError::Invalid(form.faults)) }
 }

@@ -124,6 +124,7 @@ impl ApiError {
                 HubError::Refused(Refusal::Failed(message)) => format!("live-video-to-video pipeline error: {message}"),
                 HubError::Away => "insufficient capacity: the engine is being restarted".into(),
                 HubError::Slow => "insufficient capacity: the engine does not answer".into(),
+                HubError::Engine(Outcome::BadParams { field, reason }) if field.is_empty() => reason.clone(),
                 HubError::Engine(Outcome::BadParams { field, reason }) => format!("{field}: {reason}"),
                 HubError::Engine(Outcome::BadRequest { message }) => message.clone(),
                 HubError::Engine(Outcome::NotFound) => "no stream is running".into(),

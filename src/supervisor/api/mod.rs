@@ -19,14 +19,16 @@ mod metering;
 mod openapi;
 mod read;
 mod start;
+mod stream;
 
 #[doc(hidden)]
-pub use fuzz::fuzz_start_body;
+pub use fuzz::{fuzz_start_body, fuzz_stream_body};
 
 /// Every route that is counted by its own name.
-const ROUTES: [&str; 15] = [
+const ROUTES: [&str; 16] = [
     "/health",
     "/version",
+    "/app-version",
     "/hardware/info",
     "/hardware/stats",
     "/metrics",
@@ -47,6 +49,7 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
     let api = Router::new();
     let api = both(api, "/health", get(read::health));
     let api = both(api, "/version", get(read::version));
+    let api = both(api, "/app-version", get(read::app_version));
     let api = both(api, "/hardware/info", get(read::hardware_info));
     let api = both(api, "/hardware/stats", get(read::hardware_stats));
     let api = both(api, "/metrics", get(read::metrics));
@@ -59,6 +62,7 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
     let api = both(api, "/api/trace", post(metering::trace));
     let api = both(api, "/metering/streams", get(metering::streams));
     let api = both(api, "/metering/streams/{id}/intervals", get(metering::intervals));
+    let api = api.merge(stream::routes(&hub.config.stream_prefix));
     let api = api.merge(openapi::pages(&hub.config.version));
     // The last word on anything that no route takes.
     let api = api.fallback(nothing).method_not_allowed_fallback(other_method);
@@ -81,13 +85,20 @@ async fn other_method() -> Response {
 async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let trimmed = path.strip_suffix('/').unwrap_or(path);
-    let route = ROUTES.iter().find(|&&route| route == trimmed).copied().unwrap_or("other");
+    let stream = || trimmed.strip_prefix(hub.config.stream_prefix.as_str()).and_then(stream::label);
+    let route = ROUTES.iter().find(|&&route| route == trimmed).copied().or_else(stream).unwrap_or("other");
     let response = next.run(request).await;
     hub.metrics.requests.with_label_values(&[route, response.status().as_str()]).inc();
     response
 }
 
 mod fuzz {
+    /// Feeds any bytes to the readers of stream calls.
+    #[doc(hidden)]
+    pub fn fuzz_stream_body(data: &[u8]) {
+        super::stream::params::fuzz(data);
+    }
+
     use super::body::{Dialect, start};
 
     /// Feeds any bytes to the reader of start requests, through both doors.

@@ -84,6 +84,15 @@ pub(super) async fn version(State(hub): State<Arc<Hub>>) -> Json<Version> {
     })
 }
 
+/// The version alone.
+#[utoipa::path(
+    get, path = "/app-version", operation_id = "app_version",
+    responses((status = 200, description = "`{\"version\"}`", body = Object))
+)]
+pub(super) async fn app_version(State(hub): State<Arc<Hub>>) -> Json<serde_json::Value> {
+    Json(serde_json::json!({ "version": hub.config.version }))
+}
+
 /// The GPUs: names, memory in bytes, compute capability.
 #[utoipa::path(
     get, path = "/hardware/info", operation_id = "hardware_info",

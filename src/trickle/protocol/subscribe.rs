@@ -61,6 +61,7 @@ pub struct Subscribing {
     misses: u32,
     quick: u64,
     broken: u32,
+    keep_newest: bool,
     ended: Option<EndReason>,
 }
 
@@ -71,7 +72,24 @@ impl Subscribing {
             Position::Seq(seq) => Position::Seq(seq.min(MAX_SEQ + 1)),
             other => other,
         };
-        Self { limits, position, last: None, worked: false, failures: 0, misses: 0, quick: 0, broken: 0, ended: None }
+        Self {
+            limits,
+            position,
+            last: None,
+            worked: false,
+            failures: 0,
+            misses: 0,
+            quick: 0,
+            broken: 0,
+            keep_newest: false,
+            ended: None,
+        }
+    }
+
+    /// A reader that falls behind goes on with the newest segment that is there instead of the one that comes next: right
+    /// where the last document counts, as on a control channel.
+    pub fn keeping_newest(self) -> Self {
+        Self { keep_newest: true, ..self }
     }
 
     /// The first GET.
@@ -152,7 +170,12 @@ impl Subscribing {
     fn missed(&mut self, answer: Answer) -> Step {
         self.worked = true;
         self.misses += 1;
-        let target = answer.latest.map_or(Position::Next, Position::Seq);
+        let target = match (answer.latest, self.position) {
+            (Some(latest), Position::Seq(asked)) if self.keep_newest && self.misses == 1 && asked + 1 < latest => {
+                Position::Seq(latest - 1)
+            }
+            (latest, _) => latest.map_or(Position::Next, Position::Seq),
+        };
         // The first miss is a reader that fell behind; it jumps at once. What misses again is a fault.
         if self.misses > 1 || target == self.position {
             return self.failed(target);
@@ -230,6 +253,20 @@ mod tests {
         assert_eq!(s.on(answer(470, Some(2), Some(9))), Step::Get(now(Position::Seq(9))));
         let Step::Deliver { seq, gap, .. } = s.on(answer(200, Some(9), None)) else { panic!() };
         assert_eq!((seq, gap), (9, 7));
+    }
+
+    #[test]
+    fn where_the_last_document_counts_a_late_reader_takes_the_newest() {
+        let mut s = at(Position::Seq(1)).keeping_newest();
+        assert_eq!(s.on(answer(470, Some(1), Some(9))), Step::Get(now(Position::Seq(8))));
+        let Step::Deliver { seq, .. } = s.on(answer(200, Some(8), None)) else { panic!() };
+        assert_eq!(seq, 8);
+        // The newest itself is gone: what comes next is all there is.
+        let mut s = at(Position::Seq(1)).keeping_newest();
+        s.on(answer(470, Some(1), Some(9)));
+        assert_eq!(s.on(answer(470, Some(8), Some(9))), later(Position::Seq(9)));
+        let mut s = at(Position::Seq(8)).keeping_newest();
+        assert_eq!(s.on(answer(470, Some(8), Some(9))), Step::Get(now(Position::Seq(9))));
     }
 
     #[test]
@@ -339,9 +376,13 @@ mod tests {
         fn any_answers_are_survived(
             start in prop_oneof![Just(Position::Next), Just(Position::Current), any::<u64>().prop_map(Position::Seq)],
             max_failures in 0u32..9,
+            keep_newest in any::<bool>(),
             events in prop::collection::vec(events(), 1..200),
         ) {
             let mut s = Subscribing::new(start, Limits { max_failures, retry_delay: DELAY });
+            if keep_newest {
+                s = s.keeping_newest();
+            }
             let (mut without_wait, mut failures, mut ended) = (0, 0, None);
             for event in events {
                 let step = s.on(event);

@@ -15,6 +15,22 @@ let sending = 0;
 // The last update that was sent and not yet answered by the runner: events before it, and its time.
 let waiting = null;
 
+// The part of a schema that describes the kind of value that is there: one of several, without "or nothing".
+function plain(schema, value) {
+  const kind = value === null ? "null" : Array.isArray(value) ? "array" : typeof value;
+  const fits = (type) => type === kind || (type === "integer" && kind === "number");
+  const some = (schema.anyOf || []).find((each) => fits(each.type));
+  const type = Array.isArray(schema.type) ? (schema.type.length === 1 ? schema.type[0] : "any") : schema.type;
+  return { ...schema, type, ...some };
+}
+
+// Where a control stands: words, then numbers, lists and switches, then what has to be written as JSON.
+function rank(schema) {
+  if (Array.isArray(schema.enum)) return 2;
+  const at = ["string", "number", "enum", "boolean"].indexOf(schema.type === "integer" ? "number" : schema.type);
+  return at < 0 ? 4 : at;
+}
+
 function control(name, schema, value, fixed) {
   const id = `param-${name}`;
   const title = schema.title || name;
@@ -38,26 +54,30 @@ function control(name, schema, value, fixed) {
   if (schema.type === "number" || schema.type === "integer") {
     const whole = schema.type === "integer";
     const [low, high] = [schema.minimum, schema.maximum];
-    const bounded = Number.isFinite(low) && Number.isFinite(high);
-    const step = schema.multipleOf || (whole ? 1 : bounded ? Number(((high - low) / 100).toPrecision(2)) : "any");
-    const range = bounded && (high - low) / (step === "any" ? 1 : step) <= 1000;
+    const bounded = Number.isFinite(low) && Number.isFinite(high) && high > low;
+    const short = bounded && (high - low) / (schema.multipleOf || 1) <= 1000;
+    const step = schema.multipleOf || (whole ? 1 : short ? Number(((high - low) / 100).toPrecision(2)) : "any");
+    const range = short && !fixed;
     const bounds = { ...(low === undefined ? {} : { min: low }), ...(high === undefined ? {} : { max: high }), step };
     const box = element("input", { type: range ? "range" : "number", ...bounds, ...common });
     box.value = value;
     readers.set(name, () => box.valueAsNumber);
-    if (!range) return element("label", { class: "field" }, heading(), box, ...about);
+    if (!range) return element("label", { class: fixed ? "field fixed" : "field" }, heading(), box, ...about);
     const shown = element("output", { for: id }, String(value));
     box.addEventListener("input", () => { shown.value = box.value; });
     return element("label", { class: "field" }, heading(shown), box, ...about);
   }
   if (schema.type === "string") {
-    const box = element("input", { type: "text", ...common });
+    const long = !(schema.maxLength <= 200);
+    const box = element(long ? "textarea" : "input", { ...(long ? { rows: "3" } : { type: "text" }), ...common });
     box.value = value ?? "";
     readers.set(name, () => box.value);
     return element("label", { class: "field" }, heading(), box, ...about);
   }
-  const box = element("textarea", { spellcheck: "false", ...common });
-  box.value = JSON.stringify(value ?? null, null, 1);
+  const text = JSON.stringify(value ?? null);
+  const rows = String(Math.min(8, 1 + Math.floor(text.length / 40)));
+  const box = element("textarea", { spellcheck: "false", class: "json", rows, ...common });
+  box.value = text;
   readers.set(name, () => JSON.parse(box.value));
   return element("label", { class: "field" }, heading(), box, ...about);
 }
@@ -101,12 +121,16 @@ async function build() {
   document.title = `Weir: ${info.name}`;
   document.documentElement.style.setProperty("--shape", `${info.width} / ${info.height}`);
   const form = $("params");
-  const fields = Object.entries(info.schema.properties || {});
-  // What can be turned comes first; the size is fixed while a stream runs.
+  // What is the pipeline's own comes first, what a running stream keeps comes last.
   const fixed = (name) => info.fixed.includes(name);
-  fields.sort((a, b) => fixed(a[0]) - fixed(b[0]));
-  form.replaceChildren(...fields.map(([name, schema]) =>
-    control(name, schema, info.params[name] ?? schema.default, fixed(name))));
+  const fields = Object.entries(info.schema.properties || {}).map(([name, schema]) => {
+    const value = info.params[name] ?? schema.default ?? null;
+    const known = plain(schema, value);
+    const at = fixed(name) ? 20 + info.fixed.indexOf(name) : name === "prompt" ? -1 : name === "show_reloading_frame" ? 10 : rank(known);
+    return { name, schema: known, value, at };
+  });
+  fields.sort((a, b) => a.at - b.at);
+  form.replaceChildren(...fields.map(({ name, schema, value }) => control(name, schema, value, fixed(name))));
   if (!fields.length) form.append("This pipeline has none.");
   form.addEventListener("submit", (event) => { event.preventDefault(); send(); });
   form.addEventListener("change", send);
@@ -154,7 +178,8 @@ function show(now) {
   $("p50").value = number(now.p50, 0);
   $("p95").value = number(now.p95, 0);
   $("restarts").value = now.restarts;
-  const places = Object.entries(now.dropped);
+  // What a new engine reads again was published by the old one: it is not lost.
+  const places = Object.entries(now.dropped).filter(([place]) => place !== "resume");
   $("dropped").value = places.reduce((sum, [, count]) => sum + count, 0);
   $("dropped-where").textContent =
     places.length ? places.map(([place, count]) => `${place.replace("_", " ")} ${count}`).join(", ") : "frames";

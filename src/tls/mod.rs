@@ -1,4 +1,4 @@
-//! How the certificate of a trickle server is judged.
+//! How the certificate of a server is judged, as a rustls configuration.
 
 use std::sync::Arc;
 
@@ -8,15 +8,24 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256};
 
-use super::config::TlsPolicy;
-use super::error::TrickleError;
+mod config;
+
+pub use config::TlsPolicy;
+
+/// The settings cannot be used, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TlsError(String);
 
 /// The rustls configuration for a policy; offers HTTP/1.1 alone.
-pub(super) fn client_config(policy: &TlsPolicy) -> Result<ClientConfig, TrickleError> {
+///
+/// # Errors
+/// The pin is no fingerprint, or the system has no root certificates.
+pub fn client_config(policy: &TlsPolicy) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|error| TrickleError::Tls(error.to_string()))?;
+        .map_err(|error| TlsError(error.to_string()))?;
     let mut config = match policy {
         TlsPolicy::Verify => builder.with_root_certificates(system_roots()?).with_no_client_auth(),
         TlsPolicy::Skip | TlsPolicy::Pin(_) => {
@@ -33,20 +42,20 @@ pub(super) fn client_config(policy: &TlsPolicy) -> Result<ClientConfig, TrickleE
 }
 
 /// The certificates that the operating system trusts.
-fn system_roots() -> Result<RootCertStore, TrickleError> {
+fn system_roots() -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        let reason = "trickle.tls is verify, but the system has no root certificates; install ca-certificates";
-        return Err(TrickleError::Tls(reason.into()));
+        let reason = "the tls setting is verify, but the system has no root certificates; install ca-certificates";
+        return Err(TlsError(reason.into()));
     }
     Ok(roots)
 }
 
 /// Reads 64 hex digits, with or without colons between the bytes.
-fn fingerprint(hex: &str) -> Result<[u8; 32], TrickleError> {
-    let bad = || TrickleError::Tls("trickle.tls pin must be the certificate's SHA-256 as 64 hex digits".into());
+fn fingerprint(hex: &str) -> Result<[u8; 32], TlsError> {
+    let bad = || TlsError("a tls pin must be the certificate's SHA-256 as 64 hex digits".into());
     let digits: Vec<u32> =
         hex.chars().filter(|c| *c != ':').map(|c| c.to_digit(16)).collect::<Option<_>>().ok_or_else(bad)?;
     if digits.len() != 64 {

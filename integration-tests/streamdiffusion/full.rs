@@ -1,0 +1,173 @@
+//! Graphs of the full size over random weights of the true shapes. They need gigabytes of disk and memory, so they run only
+//! when asked for: `cargo test --release --test integration full_size -- --ignored --nocapture --test-threads 1`.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use weir::graph::{DType, ExternalWriter};
+use weir::inference::{Config, Runtime, Session};
+use weir::models::stream::{self, Guidance, Mode, Sources, StreamConfig, Vae};
+use weir::models::synthetic::uniform;
+use weir::models::taesd::TaesdConfig;
+use weir::models::unet::UnetConfig;
+use weir::models::{ModelError, Source, Stored};
+
+/// Weights of variance 1 / fan-in, cut from one block of random numbers, each written into a file at once.
+struct Random {
+    block: Vec<f64>,
+    file: ExternalWriter,
+    count: u64,
+}
+
+impl Random {
+    fn create(path: &std::path::Path) -> Self {
+        let block = uniform("full", 1 << 16).collect();
+        Self { block, file: ExternalWriter::create(path).expect("file"), count: 0 }
+    }
+}
+
+impl Source for Random {
+    fn has(&self, name: &str) -> bool {
+        !name.ends_with("query.weight")
+    }
+
+    fn tensor(&mut self, _: &str, shape: &[u64], dtype: DType) -> Result<Stored, ModelError> {
+        let count = shape.iter().product::<u64>();
+        let fan_in = shape.iter().skip(1).product::<u64>().max(1) as f64;
+        let scale = if shape.len() > 1 { (3.0 / fan_in).sqrt() } else { 0.1 };
+        let offset = if shape.len() > 1 { 0.0 } else { 0.5 };
+        let bytes: Vec<u8> = match dtype {
+            DType::F16 => {
+                self.block.iter().flat_map(|u| half::f16::from_f64(u * scale + offset).to_le_bytes()).collect()
+            }
+            _ => self.block.iter().flat_map(|u| ((u * scale + offset) as f32).to_le_bytes()).collect(),
+        };
+        let needed = count as usize * dtype.size();
+        let mut all = Vec::with_capacity(needed);
+        while all.len() < needed {
+            all.extend_from_slice(&bytes[..bytes.len().min(needed - all.len())]);
+        }
+        self.count += count;
+        Ok(Stored::External(self.file.append(&all)?))
+    }
+}
+
+fn unet(family: &str) -> Value {
+    let cross = "CrossAttnDownBlock2D";
+    let (up, plain) = ("CrossAttnUpBlock2D", "UpBlock2D");
+    let four = json!({
+        "block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2,
+        "down_block_types": [cross, cross, cross, "DownBlock2D"], "up_block_types": [plain, up, up, up],
+    });
+    let own = match family {
+        "sd15" => json!({"attention_head_dim": 8, "cross_attention_dim": 768}),
+        "sd-turbo" => json!({
+            "attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024, "use_linear_projection": true,
+        }),
+        _ => json!({
+            "block_out_channels": [320, 640, 1280], "down_block_types": ["DownBlock2D", cross, cross],
+            "up_block_types": [up, up, plain], "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048,
+            "use_linear_projection": true, "transformer_layers_per_block": [1, 2, 10],
+            "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        }),
+    };
+    let mut all = four.as_object().expect("an object").clone();
+    all.extend(own.as_object().expect("an object").clone());
+    Value::Object(all)
+}
+
+/// Megabytes of this process's memory that are not shared with a file: now, and at most since the last call.
+fn memory() -> [u64; 2] {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) / 1024
+    };
+    let seen = [field("RssAnon:"), field("VmHWM:")];
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    seen
+}
+
+fn full_size(family: &str, precision: DType, parameters: u64, frame: bool) {
+    let root = tempfile::tempdir().expect("folder");
+    let config = StreamConfig {
+        steps: 1,
+        frame_buffer: 1,
+        guidance: Guidance::SelfNegative,
+        mode: Mode::Image,
+        height: 512,
+        width: 512,
+        tokens: 77,
+        precision,
+        unet: UnetConfig::from_json(&unet(family)).expect("config"),
+        vae: Vae::Tiny(TaesdConfig::from_json(&json!({})).expect("config")),
+        controls: Vec::new(),
+        float_image: false,
+    };
+    memory();
+    let began = Instant::now();
+    let mut unet = Random::create(&root.path().join("unet.weights"));
+    let mut vae = Random::create(&root.path().join("vae.weights"));
+    let sources = Sources { unet: &mut unet, vae: &mut vae, controls: Vec::new() };
+    let model = stream::build(&config, sources).unwrap_or_else(|error| panic!("{error}"));
+    let path = root.path().join("stream.onnx");
+    model.write(&path).expect("model");
+    let count = unet.count;
+    unet.file.finish().expect("weights");
+    vae.file.finish().expect("weights");
+    eprintln!(
+        "{family} {precision}: {} nodes, {count} parameters of the UNet, built in {:.1} s, at most {} MB resident",
+        model.nodes(),
+        began.elapsed().as_secs_f64(),
+        memory()[1],
+    );
+    assert_eq!(count, parameters, "parameters of the UNet");
+    let began = Instant::now();
+    let inference = Config { threads: 2, ..Config::default() };
+    let runtime = Runtime::load(&inference).expect("ONNX Runtime");
+    let session = Session::from_file(runtime, &inference, &path).unwrap_or_else(|error| panic!("{error}"));
+    let [anonymous, most] = memory();
+    eprintln!(
+        "{family} {precision}: loaded in {:.1} s, {anonymous} MB of its own, at most {most} MB resident",
+        began.elapsed().as_secs_f64(),
+    );
+    if !frame {
+        return;
+    }
+    let mut graph = super::Graph { session, held: Default::default() };
+    let names: Vec<String> = graph.session.inputs().map(|port| port.name.clone()).collect();
+    for name in names {
+        let count = graph.elements(&name);
+        match name.as_str() {
+            "frame" => graph.set(&name, super::picture(0, 512)),
+            "timestep" => graph.set(&name, vec![599.0]),
+            "stock_noise" | "c_skip" => graph.set(&name, vec![0.0; count]),
+            "encoder_hidden_states" | "init_noise" => graph.set(&name, super::noise(&name, count)),
+            _ => graph.set(&name, vec![1.0; count]),
+        }
+    }
+    let began = Instant::now();
+    let out = graph.run();
+    eprintln!("{family} {precision}: a frame in {:.1} s, then {} MB", began.elapsed().as_secs_f64(), memory()[0]);
+    assert!(out["x0"].floats().iter().all(|x| x.is_finite()));
+}
+
+#[test]
+#[ignore = "writes and maps gigabytes"]
+fn full_size_sd15() {
+    full_size("sd15", DType::F16, 859_520_964, false);
+    full_size("sd15", DType::F32, 859_520_964, true);
+}
+
+#[test]
+#[ignore = "writes and maps gigabytes"]
+fn full_size_sd_turbo() {
+    full_size("sd-turbo", DType::F32, 865_910_724, false);
+}
+
+#[test]
+#[ignore = "writes and maps gigabytes"]
+fn full_size_sdxl() {
+    full_size("sdxl", DType::F32, 2_567_463_684, false);
+}

@@ -1,0 +1,282 @@
+//! Whether a model on disk can run: every configuration is read, every graph built without reading a weight, so that each
+//! name, shape and type is compared with what is there.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::clip::{self, ClipConfig, Hidden};
+use super::controlnet::{self, ControlNetConfig};
+use super::kl::{self, KlConfig};
+use super::schedule::Schedule;
+use super::taesd::{self, TaesdConfig};
+use super::tokenizer::ClipTokenizer;
+use super::unet::{self, Added, Question, UnetConfig};
+use super::weights::{Component, Family, Format, Lora, Reader, Repository, Weights};
+use super::{ModelError, Net};
+use crate::graph::{DType, GraphBuilder, GraphError, Tensor};
+
+/// What a repository is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A model of a family: UNet, text encoders, autoencoder.
+    Pipeline(Family),
+    /// A ControlNet.
+    ControlNet,
+    /// A tiny autoencoder.
+    TinyVae,
+    /// A LoRA.
+    Lora,
+    /// Nothing that is known here.
+    Unknown,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Kind::Pipeline(family) => family.fmt(f),
+            Kind::ControlNet => f.write_str("ControlNet"),
+            Kind::TinyVae => f.write_str("tiny autoencoder"),
+            Kind::Lora => f.write_str("LoRA"),
+            Kind::Unknown => f.write_str("unknown"),
+        }
+    }
+}
+
+/// A part of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checked {
+    /// Its name, as its folder's.
+    pub name: &'static str,
+    /// Type of most weights.
+    pub format: Option<Format>,
+    /// How many numbers it has.
+    pub parameters: u64,
+    /// Bytes as stored.
+    pub bytes: u64,
+    /// Why it cannot run.
+    pub trouble: Option<String>,
+}
+
+/// What is there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// What the repository is.
+    pub kind: Kind,
+    /// Its parts.
+    pub parts: Vec<Checked>,
+}
+
+impl Report {
+    /// The first thing that keeps the model from running.
+    pub fn trouble(&self) -> Option<String> {
+        let trouble = |part: &Checked| Some(format!("{}: {}", part.name, part.trouble.as_ref()?));
+        match self.kind {
+            Kind::Unknown => Some("neither a model nor a ControlNet, a tiny autoencoder or a LoRA".to_owned()),
+            _ => self.parts.iter().find_map(trouble),
+        }
+    }
+
+    /// Bytes of all parts as stored.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.bytes).sum()
+    }
+}
+
+/// What the repository is, by its files alone.
+pub fn kind(repository: &Repository) -> Kind {
+    let class = || match repository.is_single() {
+        true => {
+            let weights = repository.weights(Component::ControlNet, DType::F16).ok()?;
+            weights.has("controlnet_mid_block.weight").then(|| "ControlNetModel".to_owned())
+        }
+        false => Some(repository.config(Component::ControlNet).ok()?.get("_class_name")?.as_str()?.to_owned()),
+    };
+    if repository.has(Component::Unet) {
+        return repository.family().map_or(Kind::Unknown, Kind::Pipeline);
+    }
+    if lora_file(repository.root()).is_some_and(|path| Lora::open(&path).is_ok()) {
+        return Kind::Lora;
+    }
+    match class().as_deref() {
+        Some("ControlNetModel") => Kind::ControlNet,
+        Some("AutoencoderTiny") => Kind::TinyVae,
+        _ => Kind::Unknown,
+    }
+}
+
+/// Checks all of the repository, for graphs of `dtype`.
+pub fn check(repository: &Repository, dtype: DType) -> Report {
+    let kind = kind(repository);
+    let one = |component, name| vec![part(repository, component, name, dtype, Family::Sd1)];
+    let parts = match kind {
+        Kind::ControlNet => one(Component::ControlNet, "controlnet"),
+        Kind::TinyVae => one(Component::TinyVae, "taesd"),
+        Kind::Lora => vec![lora(repository.root())],
+        Kind::Unknown => Vec::new(),
+        Kind::Pipeline(family) => pipeline(repository, family, dtype),
+    };
+    Report { kind, parts }
+}
+
+fn pipeline(repository: &Repository, family: Family, dtype: DType) -> Vec<Checked> {
+    let mut components = vec![(Component::Unet, "unet"), (Component::TextEncoder, "text_encoder")];
+    if family == Family::Sdxl {
+        components.push((Component::TextEncoder2, "text_encoder_2"));
+    }
+    if repository.has(Component::Vae) {
+        components.push((Component::Vae, "vae"));
+    }
+    let mut parts: Vec<Checked> =
+        components.into_iter().map(|(component, name)| part(repository, component, name, dtype, family)).collect();
+    let plain = |name, result: Result<(), String>| Checked {
+        name,
+        format: None,
+        parameters: 0,
+        bytes: 0,
+        trouble: result.err(),
+    };
+    let numbers: &[(u32, &'static str)] =
+        if family == Family::Sdxl { &[(1, "tokenizer"), (2, "tokenizer_2")] } else { &[(1, "tokenizer")] };
+    for &(number, name) in numbers {
+        let found = match repository.tokenizer(number) {
+            Some(folder) => ClipTokenizer::open(&folder).map(|_| ()).map_err(|error| error.to_string()),
+            None => Err(format!("{}: expected a folder {name} there", repository.root().display())),
+        };
+        parts.push(plain(name, found));
+    }
+    if let Ok(json) = repository.json(Path::new("scheduler/scheduler_config.json")) {
+        parts.push(plain("scheduler", Schedule::from_json(&json).map(|_| ()).map_err(|error| error.to_string())));
+    }
+    parts
+}
+
+fn part(repository: &Repository, component: Component, name: &'static str, dtype: DType, family: Family) -> Checked {
+    let mut checked = Checked { name, format: None, parameters: 0, bytes: 0, trouble: None };
+    let weights = match repository.weights(component, dtype) {
+        Ok(weights) => weights,
+        Err(error) => {
+            checked.trouble = Some(error.to_string());
+            return checked;
+        }
+    };
+    checked.format = weights.format();
+    checked.parameters = weights.parameters();
+    checked.bytes = weights.bytes();
+    let config = repository.config(component).map_err(ModelError::from);
+    let built = config.and_then(|config| build(component, &config, &weights, dtype, family));
+    checked.trouble = built.err().map(|error| error.to_string());
+    checked
+}
+
+/// Builds the graph of a component and drops it. Its size makes no difference to the weights.
+fn build(
+    component: Component,
+    json: &Value,
+    weights: &Weights,
+    dtype: DType,
+    family: Family,
+) -> Result<(), ModelError> {
+    let mut source = Reader::checking(weights);
+    let mut g = GraphBuilder::new("check");
+    match component {
+        Component::TextEncoder | Component::TextEncoder2 => {
+            let hidden = if family == Family::Sdxl { Hidden::Penultimate } else { Hidden::Last };
+            clip::graph(&ClipConfig::from_json(json)?, &mut source, dtype, hidden)?;
+        }
+        Component::Unet => {
+            let config = UnetConfig::from_json(json)?;
+            let asked = Asked::new(&mut g, config.trunk.context_dim, config.trunk.pooled_dim())?;
+            unet::build(&mut Net::new(&mut g, &mut source, dtype), &config, &asked.question(), None)?;
+        }
+        Component::ControlNet => {
+            let config = ControlNetConfig::from_json(json)?;
+            let asked = Asked::new(&mut g, config.trunk.context_dim, config.trunk.pooled_dim())?;
+            let condition = g.input("condition", DType::F32, [1, config.conditioning_channels, 512, 512])?;
+            let scale = g.input("scale", DType::F32, [1])?;
+            let mut net = Net::new(&mut g, &mut source, dtype);
+            controlnet::build(&mut net, &config, &asked.question(), &condition, &scale)?;
+        }
+        Component::TinyVae => {
+            let config = TaesdConfig::from_json(json)?;
+            let picture = g.input("picture", DType::F32, [1, 3, 64, 64])?;
+            let mut net = Net::new(&mut g, &mut source, dtype);
+            let latent = taesd::encode(&mut net, &config, &picture)?;
+            taesd::decode(&mut net, &config, &latent)?;
+        }
+        Component::Vae => {
+            let config = KlConfig::from_json(json)?;
+            let picture = g.input("picture", DType::F32, [1, 3, 64, 64])?;
+            let side = 64 / config.reduction();
+            let noise = g.input("noise", DType::F32, [1, config.latent_channels, side, side])?;
+            let mut net = Net::new(&mut g, &mut source, dtype);
+            let latent = kl::encode(&mut net, &config, &picture, &noise)?;
+            kl::decode(&mut net, &config, &latent)?;
+        }
+    }
+    Ok(())
+}
+
+/// The inputs of a UNet.
+struct Asked {
+    sample: Tensor,
+    timestep: Tensor,
+    context: Tensor,
+    added: Option<[Tensor; 2]>,
+}
+
+impl Asked {
+    fn new(g: &mut GraphBuilder, context: u64, pooled: Option<u64>) -> Result<Self, GraphError> {
+        Ok(Self {
+            sample: g.input("sample", DType::F32, [1, 4, 64, 64])?,
+            timestep: g.input("timestep", DType::F32, [1])?,
+            context: g.input("context", DType::F32, [1, 77, context])?,
+            added: match pooled {
+                None => None,
+                Some(width) => {
+                    Some([g.input("text_embeds", DType::F32, [1, width])?, g.input("time_ids", DType::F32, [1, 6])?])
+                }
+            },
+        })
+    }
+
+    fn question(&self) -> Question<'_> {
+        Question {
+            sample: &self.sample,
+            timestep: &self.timestep,
+            encoder_hidden_states: &self.context,
+            added: self.added.as_ref().map(|[text_embeds, time_ids]| Added { text_embeds, time_ids }),
+        }
+    }
+}
+
+fn lora(root: &Path) -> Checked {
+    let mut checked = Checked { name: "lora", format: None, parameters: 0, bytes: 0, trouble: None };
+    let Some(path) = lora_file(root) else { return checked };
+    match (Lora::open(&path), Weights::open(&path)) {
+        (Ok(_), Ok(weights)) => {
+            checked.format = weights.format();
+            checked.parameters = weights.parameters();
+            checked.bytes = weights.bytes();
+        }
+        (Err(error), _) | (_, Err(error)) => checked.trouble = Some(error.to_string()),
+    }
+    checked
+}
+
+/// The file of a LoRA: `root` itself, the one of the usual name in it, or the only `.safetensors` file in it.
+pub fn lora_file(root: &Path) -> Option<PathBuf> {
+    if root.is_file() {
+        return Some(root.to_path_buf());
+    }
+    let usual = root.join("pytorch_lora_weights.safetensors");
+    if usual.symlink_metadata().is_ok() {
+        return Some(usual);
+    }
+    let entries = std::fs::read_dir(root).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut files = entries.filter(|path| path.extension().is_some_and(|end| end == "safetensors"));
+    match (files.next(), files.next()) {
+        (Some(only), None) => Some(only),
+        _ => None,
+    }
+}

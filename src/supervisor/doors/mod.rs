@@ -1,0 +1,3 @@
+//! Ways of the network to this process that it opens itself.
+
+pub(super) mod byoc;
