@@ -1,0 +1,138 @@
+//! The container as an orchestrator runs it: created with its exact options, watched, used, killed, stopped.
+//!
+//! `scripts/container` builds the image, names it in `WEIR_IMAGE` and runs these; without it they are left out.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+mod docker;
+mod stream;
+
+use std::time::{Duration, Instant};
+
+use docker::{Container, Options};
+use stream::{Stream, health};
+
+/// An orchestrator looks this often; what it waits for must be there at its next look.
+const POLL: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Docker: scripts/container"]
+async fn a_stream_through_a_container_created_as_an_orchestrator_does() {
+    let began = Instant::now();
+    let container = Container::start(&Options::managed("invert")).await;
+    let first = container.first_health().await;
+    println!("start to /health: {} ms ({first})", began.elapsed().as_millis());
+    assert!(began.elapsed() < Duration::from_secs(5), "an orchestrator at boot waits, but not gladly");
+    assert!(matches!(first.as_str(), "LOADING" | "IDLE"), "{first}");
+    container.until_health("IDLE", Duration::from_secs(20)).await;
+    println!("start to IDLE: {} ms", began.elapsed().as_millis());
+    let (_, version) = container.get("/version").await;
+    assert_eq!((&version["pipeline"], &version["model_id"]), (&"live-video-to-video".into(), &"invert".into()));
+    let (_, hardware) = container.get("/hardware/info").await;
+    assert!(hardware["gpu_info"].is_object(), "{hardware}");
+
+    let stream = Stream::start(&container, "invert").await;
+    assert_eq!(health(container.address).await.unwrap(), "OK", "busy from the answer on");
+    stream.until_pictures("inverted ones", true, 30).await;
+
+    // Who asks a second time is told, in the words that a gateway looks for.
+    let (status, refusal) = stream.order_another(&container).await;
+    assert_eq!(status, 500, "{refusal}");
+    assert!(refusal["detail"]["msg"].as_str().unwrap().contains("insufficient capacity"), "{refusal}");
+
+    stream.update(serde_json::json!({"strength": 0.0, "width": 512, "height": 512})).await;
+    stream.until_pictures("plain ones", false, 10).await;
+    stream.until_event("status").await;
+
+    stream.end_input().await;
+    let ended = Instant::now();
+    container.until_health("IDLE", POLL).await;
+    println!("end of the input to IDLE: {} ms", ended.elapsed().as_millis());
+    stream.until_deleted(POLL).await;
+    container.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Docker: scripts/container"]
+async fn a_killed_container_is_started_again_by_its_policy() {
+    let container = Container::start(&Options::managed("noop")).await;
+    container.until_health("IDLE", Duration::from_secs(20)).await;
+    container.kill_first_process().await;
+    let killed = Instant::now();
+    let count = || async { container.inspect().await["RestartCount"].as_i64() };
+    while count().await != Some(1) {
+        assert!(killed.elapsed() < Duration::from_secs(10), "no restart");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    container.until_health("IDLE", Duration::from_secs(10)).await;
+    println!("SIGKILL to IDLE: {} ms", killed.elapsed().as_millis());
+    container.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Docker: scripts/container"]
+async fn docker_stop_ends_a_stream_in_order_and_quickly() {
+    let container = Container::start(&Options::managed("noop")).await;
+    container.until_health("IDLE", Duration::from_secs(20)).await;
+    let stream = Stream::start(&container, "noop").await;
+    stream.until_pictures("some", false, 10).await;
+    let asked = Instant::now();
+    container.stop().await;
+    let took = asked.elapsed();
+    println!("docker stop with a stream: {} ms", took.as_millis());
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    let state = container.inspect().await["State"].clone();
+    assert_eq!((&state["ExitCode"], &state["Running"]), (&0.into(), &false.into()), "{state}");
+    stream.until_deleted(Duration::from_secs(1)).await;
+    container.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Docker: scripts/container"]
+async fn two_containers_side_by_side_one_of_them_read_only() {
+    let first = Container::start(&Options { read_only: true, ..Options::managed("invert") }).await;
+    let second = Container::start(&Options::managed("noop")).await;
+    first.until_health("IDLE", Duration::from_secs(20)).await;
+    second.until_health("IDLE", Duration::from_secs(20)).await;
+    let one = Stream::start(&first, "invert").await;
+    let other = Stream::start(&second, "noop").await;
+    one.until_pictures("inverted ones", true, 20).await;
+    other.until_pictures("plain ones", false, 20).await;
+    one.end_input().await;
+    other.end_input().await;
+    first.until_health("IDLE", POLL).await;
+    second.until_health("IDLE", POLL).await;
+    first.remove().await;
+    second.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Docker: scripts/container"]
+async fn a_model_id_that_is_not_served_is_an_error_with_its_reason() {
+    let container = Container::start(&Options::managed("segment_anything_2")).await;
+    let answer = container.until_health("ERROR", Duration::from_secs(10)).await;
+    let detail = answer["detail"].as_str().unwrap();
+    assert!(detail.contains("segment_anything_2") && detail.contains("noop"), "{detail}");
+    assert_eq!(container.exec(&["weir", "health"]).await, 1);
+    container.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Docker: scripts/container"]
+async fn commands_of_the_replaced_image_are_understood() {
+    let served = Options { command: &["uv", "run", "--frozen", "python", "main.py"], ..Options::managed("noop") };
+    let container = Container::start(&served).await;
+    container.until_health("IDLE", Duration::from_secs(20)).await;
+    assert_eq!(container.exec(&["weir", "health"]).await, 0);
+    container.remove().await;
+
+    let prepared = Options { environment: &["PREPARE_MODELS=1"], restart: false, ..Options::managed("noop") };
+    let container = Container::start(&prepared).await;
+    assert_eq!(container.wait().await, 0);
+    container.remove().await;
+
+    let examined = Options { command: &["doctor"], restart: false, ..Options::managed("invert") };
+    let container = Container::start(&examined).await;
+    assert_eq!(container.wait().await, 0, "{}", container.logs().await);
+    container.remove().await;
+}
