@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod dashboards;
 mod demo;
 mod faults;
 mod layers;
