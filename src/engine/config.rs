@@ -61,7 +61,7 @@ impl Default for Config {
             orphan_ms: 20_000,
             input_timeout_ms: 60_000,
             status_ms: 10_000,
-            freshness_ms: 66,
+            freshness_ms: 400,
             stop_ms: 2_500,
             interval_ms: 5_000,
             interval_events: false,

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::fresh::{Average, skip};
 use super::outbox::{Meta, Next, Picture};
 use super::shared::{ENCODE, Shared, Streams};
 use crate::frame::{PixelFormat, Size, Stamps, Timestamp, VideoFrame};
@@ -71,6 +72,7 @@ pub fn spawn_encoder(
     config: OutputConfig,
     pieces: mpsc::Sender<Piece>,
     resume_after: (Option<Timestamp>, Option<Timestamp>),
+    freshness: Duration,
 ) -> std::io::Result<JoinHandle<()>> {
     let stream = tracing::Span::current();
     std::thread::Builder::new().name("weir-encode".into()).spawn(move || {
@@ -91,6 +93,8 @@ pub fn spawn_encoder(
         let sink = Sink { shared: shared.clone(), pieces, held: VecDeque::with_capacity(HELD + 1), open: false };
         let mut encoder = Encoder {
             shared,
+            freshness,
+            cost: Average::default(),
             output,
             hold: AudioHold::new(HoldConfig::default()),
             sink,
@@ -109,6 +113,10 @@ pub fn spawn_encoder(
 
 struct Encoder {
     shared: Arc<Shared>,
+    /// Delay that a burst may cost before pictures are skipped.
+    freshness: Duration,
+    /// Time that a picture takes, waiting for the network included.
+    cost: Average,
     output: Output,
     hold: AudioHold,
     sink: Sink,
@@ -121,7 +129,12 @@ struct Encoder {
 impl Encoder {
     fn run(&mut self) -> Result<(), MediaError> {
         loop {
-            let next = self.shared.output.pop(Instant::now() + LOOK);
+            let (shared, cost, interval) = (&self.shared, self.cost.get(), self.shared.interval());
+            let next = shared.output.pop(
+                Instant::now() + LOOK,
+                |waiting| skip(waiting, cost, interval, self.freshness),
+                |_| shared.drop_at(Place::Output),
+            );
             if self.shared.cancel.is_cancelled() {
                 self.shared.drops_at(Place::End, u64::from(matches!(next, Next::Video(_))));
                 return Ok(());
@@ -136,7 +149,11 @@ impl Encoder {
                     self.hold.push(packet, now);
                     self.release(now)
                 }
-                Next::Video(picture) => self.video(picture).and_then(|()| self.release(now)),
+                Next::Video(picture) => {
+                    let result = self.video(picture);
+                    self.cost.add(now.elapsed());
+                    result.and_then(|()| self.release(now))
+                }
                 Next::Nothing => self.release(now),
                 Next::Closed => {
                     // No picture comes any more that the held audio could wait for.

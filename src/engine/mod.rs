@@ -16,8 +16,8 @@
 //! | from → to | holds | when full |
 //! | --- | --- | --- |
 //! | socket → decode ([`ingest::PIECES`]) | pieces of input | the socket is not read |
-//! | decode → model ([`fresh::Fresh`]) | 8 pictures | the oldest is dropped, counted as `input`; a slow model takes the newest |
-//! | model → encode ([`outbox::Outbox`]) | 6 pictures, 256 audio packets | the oldest is dropped, counted as `output` |
+//! | decode → model ([`fresh::Fresh`]) | 24 pictures | the oldest is dropped, counted as `input`; a slow model takes the newest |
+//! | model → encode ([`outbox::Outbox`]) | 24 pictures, 256 audio packets | the oldest is dropped, counted as `output` |
 //! | encode → socket ([`egress::PIECES`]) | pieces of output | the encoder waits, so pictures are dropped before it |
 //! | session → events ([`events::Events`]) | 64 events | the newest is dropped and counted |
 //! | engine → supervisor | 256 messages | progress messages are dropped, intervals go on, others wait |

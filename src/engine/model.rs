@@ -320,7 +320,7 @@ mod tests {
             let frame = VideoFrame::take(&pool, Size::new(64, 64), PixelFormat::I420, Timestamp(n)).unwrap();
             let _ = shared.input.push(frame);
             wait("a frame comes out", || shared.output.pictures() > 0);
-            let _ = shared.output.pop(Instant::now());
+            let _ = shared.output.pop(Instant::now(), |_| 0, |_| {});
         };
         shared.params.put(check(1500, 0));
         frame(1);

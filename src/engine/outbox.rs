@@ -10,8 +10,9 @@ use std::time::Instant;
 use crate::frame::{Stamps, Timestamp, VideoFrame};
 use crate::media::AudioPacket;
 
-/// Pictures that may wait for the encoder.
-const VIDEO: usize = 6;
+/// Pictures that may wait for the encoder: a burst of the input, which a gateway's segmenter sends every few hundred
+/// milliseconds.
+const VIDEO: usize = 24;
 /// Audio packets that may wait for the encoder: over four seconds of 20 ms packets.
 const AUDIO: usize = 256;
 
@@ -112,15 +113,26 @@ impl Outbox {
         displaced
     }
 
-    /// Waits until `deadline` for something to encode.
-    pub fn pop(&self, deadline: Instant) -> Next {
+    /// Waits until `deadline` for something to encode. `choose` gets the number of waiting pictures and says how many of the
+    /// oldest to skip; each of those goes to `dropped`.
+    pub fn pop(
+        &self,
+        deadline: Instant,
+        choose: impl FnOnce(usize) -> usize,
+        mut dropped: impl FnMut(Picture),
+    ) -> Next {
         let mut state = self.lock();
         loop {
             if let Some(packet) = state.audio.pop_front() {
                 return Next::Audio(packet);
             }
-            if let Some(picture) = state.video.pop_front() {
-                return Next::Video(picture);
+            if !state.video.is_empty() {
+                let skip = choose(state.video.len()).min(state.video.len() - 1);
+                state.video.drain(..skip).for_each(&mut dropped);
+                if let Some(picture) = state.video.pop_front() {
+                    return Next::Video(picture);
+                }
+                return Next::Nothing;
             }
             if state.video_closed && state.audio_closed {
                 return Next::Closed;
@@ -169,5 +181,52 @@ impl Outbox {
     /// Pictures that wait.
     pub fn pictures(&self) -> usize {
         self.lock().video.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture(seq: u64) -> Picture {
+        Picture::Overlay(Meta { seq, pts: Timestamp(seq as i64), stamps: Stamps::default() })
+    }
+
+    fn seq(next: &Next) -> Option<u64> {
+        match next {
+            Next::Video(Picture::Overlay(meta)) => Some(meta.seq),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_burst_of_ten_pictures_passes_whole() {
+        let outbox = Outbox::new();
+        for number in 0..10 {
+            assert!(outbox.video(picture(number)).is_none());
+        }
+        for number in 0..10 {
+            let next = outbox.pop(Instant::now(), |_| 0, |_| panic!("nothing is skipped"));
+            assert_eq!(seq(&next), Some(number));
+        }
+    }
+
+    #[test]
+    fn a_slow_encoder_gets_the_newest_and_the_rest_is_told() {
+        let outbox = Outbox::new();
+        for number in 0..5 {
+            outbox.video(picture(number));
+        }
+        let mut skipped = 0;
+        let next = outbox.pop(Instant::now(), |waiting| waiting - 1, |_| skipped += 1);
+        assert_eq!((seq(&next), skipped), (Some(4), 4));
+    }
+
+    #[test]
+    fn the_oldest_picture_gives_way_when_all_places_are_taken() {
+        let outbox = Outbox::new();
+        let displaced: Vec<_> = (0..VIDEO as u64 + 2).filter_map(|number| outbox.video(picture(number))).collect();
+        assert_eq!(displaced.len(), 2);
+        assert!(matches!(&displaced[0], Picture::Overlay(meta) if meta.seq == 0));
     }
 }

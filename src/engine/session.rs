@@ -342,10 +342,11 @@ impl Session {
         let mut threads = vec![decoder];
 
         // Output: encoder, pieces, socket.
+        let freshness = Duration::from_millis(config.freshness_ms);
         let (encoded, to_publish) = mpsc::channel(egress::PIECES);
         let _ = self.shared.output_pieces.set(encoded.downgrade());
         let output = OutputConfig { size, fps_hint: 30.0, media: config.media.clone() };
-        match egress::spawn_encoder(self.shared.clone(), output, encoded, (last_video, last_audio)) {
+        match egress::spawn_encoder(self.shared.clone(), output, encoded, (last_video, last_audio), freshness) {
             Ok(encoder) => threads.push(encoder),
             Err(error) => {
                 // The decoder ends with its pieces; nothing else was started.

@@ -174,10 +174,10 @@ pub const MODEL: usize = 1;
 /// Index into [`Shared::busy`].
 pub const ENCODE: usize = 2;
 
-/// Frames that may wait for the model.
-const INPUT_QUEUE: usize = 8;
+/// Frames that may wait for the model: a burst of the input.
+const INPUT_QUEUE: usize = 24;
 /// Picture buffers of an engine: both queues, one in each stage, one kept as the last good picture, and a few to spare.
-pub const BUFFERS: usize = 24;
+pub const BUFFERS: usize = 60;
 
 impl Shared {
     /// The state of a session that begins at `now`.
