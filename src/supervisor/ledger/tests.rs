@@ -38,6 +38,10 @@ fn life(config: &LedgerConfig, numbers: std::ops::Range<u64>) {
     let metrics = metrics();
     let ledger = Ledger::start(config, "1", metrics.clone());
     numbers.for_each(|number| ledger.write(interval(number), &metrics));
+    // The end waits for a second only, which a busy disk may need for a few lines.
+    while ledger.shared.waiting.load(Ordering::Relaxed) > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     drop(ledger);
     assert_eq!(metrics.ledger_waiting.get(), 0);
 }
