@@ -167,6 +167,8 @@ async fn a_measurement_has_every_figure() {
     assert!(0.0 < bench.start.health_ms && bench.start.health_ms <= bench.start.idle_ms, "{}", bench.table());
     let stages: Vec<_> = bench.stages_ms.iter().map(|(stage, _)| stage.as_str()).collect();
     assert_eq!(stages, ["decode", "queue", "model", "encode", "publish", "total"]);
+    // The runner counts what the reader saw, to the frame.
+    assert_eq!(bench.stages_ms[5].1.count, bench.frames.received, "{}", bench.table());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

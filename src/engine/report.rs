@@ -129,19 +129,11 @@ impl Watch {
         let at = |moment: &Moment| {
             moment.get().map(|at| now_ms.saturating_sub(now.saturating_duration_since(at).as_millis() as u64))
         };
-        let percentiles: Map<String, Value> = shared
-            .metrics
-            .latency()
-            .into_iter()
-            .map(|(stage, value)| (stage.to_owned(), serde_json::to_value(value).unwrap_or_default()))
-            .collect();
-        let drops: Map<String, Value> =
-            shared.metrics.drops().into_iter().map(|(place, count)| (place.to_owned(), count.into())).collect();
         let weir = json!({
             "frames_in": shared.frames_in.load(Ordering::Relaxed),
             "frames_out": shared.frames_out.load(Ordering::Relaxed),
-            "latency_ms": percentiles,
-            "dropped": drops,
+            "latency_ms": shared.meter.latency(),
+            "dropped": shared.meter.totals().dropped,
         });
         let resume = self.restarts.as_ref();
         let status = status_json(&Status {

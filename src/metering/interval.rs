@@ -168,6 +168,9 @@ pub struct Interval {
     pub fps: f64,
     /// Times of the frames handed to the output, in milliseconds, by stage.
     pub latency_ms: BTreeMap<String, Percentiles>,
+    /// In the last interval of a stream: the same for all frames since the engine began with it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub stream_latency_ms: BTreeMap<String, Percentiles>,
     /// The model or pipeline.
     pub model: String,
     /// Hash of the parameters in force at the end.

@@ -9,7 +9,6 @@ use hdrhistogram::Histogram as Hdr;
 
 use super::debit::Debit;
 use super::interval::{Carry, FaultNote, Interval, Totals};
-use super::metrics::hdr;
 use super::record::{FrameRecord, Kind, Percentiles, Place, Stage};
 use super::trace::{Mark, Tracer};
 use crate::frame::Size;
@@ -79,6 +78,23 @@ fn read(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
+/// 1 µs to 60 s at two digits. A stream of a day at 60 fps has 5 million frames: the counts fit 32 bits.
+fn hdr() -> Hdr<u32> {
+    // These bounds are valid constants.
+    #[expect(clippy::expect_used, reason = "constant bounds")]
+    let mut histogram = Hdr::new_with_bounds(1, 60_000_000, 2).expect("bounds are valid");
+    histogram.auto(false);
+    histogram
+}
+
+/// Times of published frames by stage, in microseconds.
+struct Latency {
+    /// Of the interval that runs.
+    running: [Hdr<u32>; Stage::ALL.len()],
+    /// Of those that are over.
+    over: [Hdr<u32>; Stage::ALL.len()],
+}
+
 /// What changes seldom.
 struct Slow {
     debit: Debit,
@@ -104,7 +120,7 @@ pub struct Meter {
     input_size: [AtomicU32; 2],
     output_size: Size,
     revision: AtomicU32,
-    latency: Mutex<[Hdr<u32>; Stage::ALL.len()]>,
+    latency: Mutex<Latency>,
     slow: Mutex<Slow>,
     open: Mutex<Open>,
     tracer: Arc<Tracer>,
@@ -131,7 +147,7 @@ impl Meter {
             input_size: [AtomicU32::new(0), AtomicU32::new(0)],
             output_size,
             revision: AtomicU32::new(0),
-            latency: Mutex::new(Stage::ALL.map(|_| hdr())),
+            latency: Mutex::new(Latency { running: Stage::ALL.map(|_| hdr()), over: Stage::ALL.map(|_| hdr()) }),
             slow: Mutex::new(Slow {
                 debit: Debit::new(interval, carry.billed_until_ns),
                 fault: None,
@@ -165,7 +181,7 @@ impl Meter {
         let mut latency = lock(&self.latency);
         for stage in Stage::ALL {
             if let Some(span) = stage.span(&frame.stamps) {
-                latency[stage as usize].saturating_record((span.as_micros() as u64).max(1));
+                latency.running[stage as usize].saturating_record((span.as_micros() as u64).max(1));
             }
         }
         drop(latency);
@@ -315,6 +331,7 @@ impl Meter {
             in_flight,
             fps: (fps * 1000.0).round() / 1000.0,
             latency_ms: self.take_latency(),
+            stream_latency_ms: if facts.last { self.latency() } else { BTreeMap::new() },
             model: facts.model.to_owned(),
             params_hash: facts.params_hash.to_owned(),
             revision: self.revision(),
@@ -333,15 +350,34 @@ impl Meter {
         let mut latency = lock(&self.latency);
         let mut figures = BTreeMap::new();
         for stage in Stage::ALL {
-            let times = &mut latency[stage as usize];
-            if times.is_empty() {
+            let Latency { running, over } = &mut *latency;
+            let (running, over) = (&mut running[stage as usize], &mut over[stage as usize]);
+            if running.is_empty() {
                 continue;
             }
-            figures.insert(stage.label().to_owned(), Percentiles::of(times));
-            times.reset();
+            figures.insert(stage.label().to_owned(), Percentiles::of(running));
+            merge(over, running);
+            running.reset();
         }
         figures
     }
+
+    /// Times of every frame that was published so far in this engine, by stage; stages that no frame has passed left out.
+    pub fn latency(&self) -> BTreeMap<String, Percentiles> {
+        let latency = lock(&self.latency);
+        let whole = |stage: Stage| {
+            let mut whole = latency.over[stage as usize].clone();
+            merge(&mut whole, &latency.running[stage as usize]);
+            (!whole.is_empty()).then(|| (stage.label().to_owned(), Percentiles::of(&whole)))
+        };
+        Stage::ALL.into_iter().filter_map(whole).collect()
+    }
+}
+
+/// Adds what `from` holds to `to`.
+fn merge(to: &mut Hdr<u32>, from: &Hdr<u32>) {
+    // Both have the same bounds, so nothing of the one has no place in the other.
+    let _ = to.add(from);
 }
 
 /// The beginning of `message`, with every word that holds an address replaced, since addresses of channels are credentials.

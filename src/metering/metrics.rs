@@ -1,15 +1,11 @@
 //! The engine's Prometheus registry. Labels come from closed sets; [`Metrics::text`] is what `/metrics` shows.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
-
-use hdrhistogram::Histogram as Hdr;
 use prometheus::{
     Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::record::{Kind, Percentiles, Place, Stage};
+use super::record::{Kind, Place, Stage};
 use crate::frame::Stamps;
 
 /// A queue of a session.
@@ -49,8 +45,7 @@ const TRICKLE: [(&str, &[&str]); 2] = [
     ("output", &["segments", "broken", "skipped", "stalled", "retries"]),
 ];
 
-/// Counters and histograms of one engine. Every call is lock-free but [`Metrics::published`], which takes one lock that
-/// only the once-a-second report shares.
+/// Counters and histograms of one engine. No call for a frame takes a lock.
 pub struct Metrics {
     registry: Registry,
     /// Frames decoded.
@@ -86,16 +81,6 @@ pub struct Metrics {
     /// Seconds from a start request to the first processed picture that left.
     pub first_frame: Histogram,
     codecs: IntGaugeVec,
-    latency: Mutex<[Hdr<u32>; Stage::ALL.len()]>,
-}
-
-/// A session that lasts a day at 60 fps has 5 million frames: the counts fit 32 bits.
-pub(super) fn hdr() -> Hdr<u32> {
-    // 1 µs to 60 s at two digits: these bounds are valid constants.
-    #[expect(clippy::expect_used, reason = "constant bounds")]
-    let mut histogram = Hdr::new_with_bounds(1, 60_000_000, 2).expect("bounds are valid");
-    histogram.auto(false);
-    histogram
 }
 
 impl Metrics {
@@ -180,7 +165,6 @@ impl Metrics {
             load_seconds,
             first_frame,
             codecs,
-            latency: Mutex::new(Stage::ALL.map(|_| hdr())),
             registry,
         })
     }
@@ -220,11 +204,9 @@ impl Metrics {
     pub fn published(&self, kind: Kind, stamps: &Stamps) {
         self.published[kind as usize].inc();
         self.passed(Queue::Publish);
-        let mut latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
         for stage in Stage::ALL {
             if let Some(span) = stage.span(stamps) {
                 self.stages[stage as usize].observe(span.as_secs_f64());
-                latency[stage as usize].saturating_record((span.as_micros() as u64).max(1));
             }
         }
     }
@@ -234,26 +216,8 @@ impl Metrics {
         self.published.iter().map(IntCounter::get).sum()
     }
 
-    /// Drops since the engine began, by place, places without any left out.
-    pub fn drops(&self) -> Vec<(&'static str, u64)> {
-        Place::ALL
-            .iter()
-            .map(|place| (place.label(), self.dropped[*place as usize].get()))
-            .filter(|(_, count)| *count > 0)
-            .collect()
-    }
-
-    /// Latency of each stage since [`Self::begin_session`].
-    pub fn latency(&self) -> Vec<(&'static str, Percentiles)> {
-        let latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
-        Stage::ALL.iter().map(|stage| (stage.label(), Percentiles::of(&latency[*stage as usize]))).collect()
-    }
-
-    /// Forgets the latencies and channel figures of the session before.
+    /// Forgets the channel figures of the session before.
     pub fn begin_session(&self) {
-        let mut latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
-        latency.iter_mut().for_each(Hdr::reset);
-        drop(latency);
         self.end_session();
         for (channel, kinds) in TRICKLE {
             for kind in kinds {
@@ -312,11 +276,6 @@ mod tests {
         ] {
             assert!(text.lines().any(|have| have == line), "no line `{line}` in\n{text}");
         }
-        assert_eq!(metrics.drops(), [("input", 3)]);
-        let total = metrics.latency().into_iter().find(|(stage, _)| *stage == "total").unwrap().1;
-        assert!((17.8..18.3).contains(&total.p50), "{total:?}");
-        metrics.begin_session();
-        assert_eq!(metrics.latency()[5].1.max, 0.0);
     }
 
     /// Dashboards read these names; a change here is a change of contract.

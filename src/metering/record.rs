@@ -165,6 +165,9 @@ impl Stage {
 /// Latency figures of one stage in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
+    /// Frames that were measured.
+    #[serde(default)]
+    pub count: u64,
     /// Half of the frames were faster.
     pub p50: f64,
     /// 95 of 100 frames were faster.
@@ -179,6 +182,7 @@ impl Percentiles {
     /// The figures of times in microseconds.
     pub(super) fn of(times: &hdrhistogram::Histogram<u32>) -> Self {
         let ms = |quantile| times.value_at_quantile(quantile) as f64 / 1000.0;
-        Self { p50: ms(0.50), p95: ms(0.95), p99: ms(0.99), max: times.max() as f64 / 1000.0 }
+        let (count, max) = (times.len(), times.max() as f64 / 1000.0);
+        Self { count, p50: ms(0.50), p95: ms(0.95), p99: ms(0.99), max }
     }
 }

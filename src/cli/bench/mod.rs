@@ -115,7 +115,7 @@ pub struct Bench {
     pub fps_out: f64,
     /// Between the channels.
     pub latency_ms: Latency,
-    /// Inside the runner, by stage, in the order of a frame.
+    /// Inside the runner, by stage, in the order of a frame: its own figures of all frames since its engine began.
     pub stages_ms: Vec<(String, Figures)>,
     /// From the first input frame to the first byte of output, milliseconds.
     pub first_output_ms: Option<f64>,
@@ -141,7 +141,6 @@ pub async fn bench(options: &Options) -> Result<Bench, RigError> {
     let mut meter = Meter::new(rig.runner().pid());
     meter.look()?;
     let (cpu, began) = (meter.cpu(), Instant::now());
-    let mut status = Value::Null;
     let mut told = Instant::now();
     while began.elapsed() < seconds && !rig.source().ended() {
         tokio::time::sleep(LOOK.min(seconds.saturating_sub(began.elapsed()))).await;
@@ -151,14 +150,11 @@ pub async fn bench(options: &Options) -> Result<Bench, RigError> {
             told = Instant::now();
             progress(&rig, began, seconds);
         }
-        if let Ok(now) = rig.runner().status().await {
-            status = now;
-        }
     }
     meter.look()?;
     let cpu_cores = (meter.cpu() - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
     let report = rig.finish().await?;
-    Ok(sum_up(options, input, &report, &status, cpu_cores, meter.memory()))
+    Ok(sum_up(options, input, &report, cpu_cores, meter.memory()))
 }
 
 /// Starts the rig for a measurement. Returns it with a word for its input.
@@ -187,8 +183,8 @@ fn progress(rig: &Rig, began: Instant, seconds: Duration) {
     ));
 }
 
-fn sum_up(options: &Options, input: String, report: &Report, status: &Value, cpu_cores: f64, memory: Memory) -> Bench {
-    let summary = &report.summary;
+fn sum_up(options: &Options, input: String, report: &Report, cpu_cores: f64, memory: Memory) -> Bench {
+    let (summary, account) = (&report.summary, &report.account);
     let (end_to_end, floor) = (summary.end_to_end_ms, summary.floor_ms);
     let errors = report.events.iter().filter(|event| event.kind == "error").map(events::summary).collect();
     Bench {
@@ -198,7 +194,7 @@ fn sum_up(options: &Options, input: String, report: &Report, status: &Value, cpu
         seconds: report.stream_ms / 1000.0,
         frames: summary.frames,
         dropped_percent: summary.frames.missing as f64 * 100.0 / summary.frames.sent.max(1) as f64,
-        dropped: words::drops(status),
+        dropped: account.stream["dropped"].as_object().cloned().unwrap_or_default(),
         source_late: report.source.0,
         fps_in: summary.fps_in,
         fps_out: summary.fps_out,
@@ -209,7 +205,7 @@ fn sum_up(options: &Options, input: String, report: &Report, status: &Value, cpu
             added_at_p50: end_to_end.p50 - floor.p50,
             added_at_p95: end_to_end.p95 - floor.p95,
         },
-        stages_ms: words::stages(status),
+        stages_ms: words::stages(&account.interval["stream_latency_ms"]),
         first_output_ms: summary.first_output_ms,
         cpu_cores,
         memory,

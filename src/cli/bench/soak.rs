@@ -198,7 +198,7 @@ pub async fn soak(options: &Options) -> Result<Soak, RigError> {
     let cpu_cores = (meter.cpu() - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
     let report = rig.finish().await?;
     let restarts = status.pointer("/inference_status/restart_count").and_then(Value::as_u64).unwrap_or(0);
-    let bench = sum_up(options, input, &report, &status, cpu_cores, meter.memory());
+    let bench = sum_up(options, input, &report, cpu_cores, meter.memory());
     let kills = faults.iter().filter(|fault| fault.kind == Kind::Kill).count() as u64;
     let memory_mb = growth(&resident);
     let faults_good = faults.iter().all(|fault| fault.told_ms.is_some() && fault.overcome) && restarts == kills;

@@ -39,7 +39,7 @@ use lab::{Channel, Channels, Lab};
 use ledger::{Ledger, Summary};
 use proxy::Proxy;
 use reader::{Found, Reader, Side, Taps};
-use runner::{Runner, RunnerConfig, StartTimes};
+use runner::{Account, Runner, RunnerConfig, StartTimes};
 use source::Source;
 
 /// How long frames under way may take to come out after the last one was sent.
@@ -152,6 +152,8 @@ pub struct Report {
     pub clean: bool,
     /// Pictures that the source left out, and lost.
     pub source: (u64, u64),
+    /// The runner's own account of the stream.
+    pub account: Account,
     /// The last lines of the runner's log.
     pub log: Vec<String>,
 }
@@ -275,6 +277,8 @@ impl Rig {
             lab.close_channel(&channels, which);
         }
         let idle = runner.idle(END).await;
+        // A stream's last interval is told before its end.
+        let account = runner.account().await;
         let (start, log) = (runner.times(), runner.log());
         let clean = runner.stop().await && idle;
         drop(proxy);
@@ -291,6 +295,7 @@ impl Rig {
             stream_ms,
             clean,
             source: lost,
+            account,
             log,
         })
     }

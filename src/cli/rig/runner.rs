@@ -60,6 +60,15 @@ pub struct StartTimes {
     pub idle_ms: f64,
 }
 
+/// What a runner says of its newest stream. Empty objects where it says nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// Sums over the stream, as `/metering/streams` gives them.
+    pub stream: Value,
+    /// Its newest interval.
+    pub interval: Value,
+}
+
 #[derive(Clone, Default)]
 struct Tail(Arc<Mutex<VecDeque<String>>>);
 
@@ -199,6 +208,19 @@ impl Runner {
             call::request(self.address, Method::GET, "/api/status", None).await.map_err(RigError::Socket)?;
         serde_json::from_slice(&body)
             .map_err(|error| RigError::Runner(format!("answers /api/status with no JSON ({error})"), Vec::new()))
+    }
+
+    /// What it says of its newest stream.
+    pub async fn account(&self) -> Account {
+        let get = async |path: &str, at: &str| -> Value {
+            let answer = call::request(self.address, Method::GET, path, None).await;
+            let body: Value = answer.ok().and_then(|(_, body)| serde_json::from_slice(&body).ok()).unwrap_or_default();
+            body.pointer(at).cloned().unwrap_or_default()
+        };
+        let stream = get("/metering/streams", "/streams/0").await;
+        let path = format!("/metering/streams/{}/intervals?last=1", stream["session"]);
+        let interval = get(&path, "/intervals/0").await;
+        Account { stream, interval }
     }
 
     /// Orders a stream over `channels`, as an orchestrator does.

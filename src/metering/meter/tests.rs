@@ -66,6 +66,26 @@ fn an_interval_says_what_happened_in_it_and_the_next_begins_with_nothing() {
 }
 
 #[test]
+fn the_last_interval_has_the_times_of_the_whole_stream() {
+    let start = Instant::now();
+    let meter = meter(start, BEGIN_MS, first());
+    for (count, took) in [(90, 10), (10, 500)] {
+        for _ in 0..count {
+            meter.published(&frame(Kind::Processed, start, Duration::from_millis(took)));
+        }
+        let interval = meter.close(start, Facts::default());
+        assert_eq!(interval.latency_ms["total"].count, count);
+        assert!(interval.stream_latency_ms.is_empty());
+    }
+    meter.published(&frame(Kind::Repeated, start, Duration::from_millis(10)));
+    let whole = meter.latency()["total"];
+    assert_eq!((whole.count, whole.p50.round(), whole.p95.round()), (101, 10.0, 502.0));
+    let last = meter.close(start, Facts { last: true, ..Facts::default() });
+    assert_eq!((last.latency_ms["total"].count, last.stream_latency_ms["total"]), (1, whole));
+    assert!(!last.stream_latency_ms.contains_key("model"));
+}
+
+#[test]
 fn a_new_engine_goes_on_where_the_account_was() {
     let start = Instant::now();
     let old = meter(start, BEGIN_MS, first());
