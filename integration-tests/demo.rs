@@ -30,6 +30,7 @@ fn options(pipeline: &str, seconds: f64) -> Options {
         params: params(json!({"width": 512, "height": 512})),
         output: SIZE,
         source: SourceConfig::Pattern { size: SIZE, fps: 30.0 },
+        burst: None,
         seconds: Some(seconds),
         record: None,
         check: true,
@@ -62,6 +63,17 @@ async fn a_stream_through_noop_is_right_picture_by_picture() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_through_invert_is_right_picture_by_picture() {
     checked("invert").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bursts_of_a_gateways_segmenter_pass_whole() {
+    let _turn = TURN.lock().await;
+    let options = Options { burst: Some(Duration::from_millis(300)), ..options("invert", 6.0) };
+    let played = play(&options).await.unwrap();
+    let log = played.report.log.join("\n");
+    assert!(played.good, "{}\n{log}", played.text);
+    let frames = played.report.summary.frames;
+    assert!(frames.sent > 150 && frames.missing == 0, "{frames:?}\n{log}");
 }
 
 /// A rig with `pipeline` whose output pictures are read; the list gets time stamp and reading of each.

@@ -13,6 +13,7 @@ use super::rig::procs::{Memory, Meter};
 use super::rig::reader::Taps;
 use super::rig::runner::StartTimes;
 use super::rig::source::{Ready, SourceConfig};
+use super::rig::stop::Stop;
 use super::rig::{Report, Rig, RigError, Setup, events, words};
 
 mod soak;
@@ -30,6 +31,9 @@ pub(super) fn command() -> Command {
                 Build with --release.";
     demo::stream_arguments(Command::new("bench").about(about).long_about(format!("{about}\n\n{more}"))).args([
         Arg::new("seconds").long("seconds").value_name("N").default_value("20").help("Length of the stream."),
+        Arg::new("burst").long("burst").value_name("MS").help(
+            "Send the input in bursts, so many milliseconds apart; a go-livepeer gateway does so about every 300.",
+        ),
         Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one JSON object instead of a table."),
         Arg::new("faults").long("faults").action(ArgAction::SetTrue).help(
             "A soak: stalls, lost and broken segments, cut connections and killed engines; says whether the stream \
@@ -39,9 +43,14 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
+    let burst = match matches.get_one::<String>("burst").map(|text| text.parse::<u64>()) {
+        None => None,
+        Some(Ok(ms @ 1..=2000)) => Some(Duration::from_millis(ms)),
+        Some(_) => return usage("--burst: milliseconds from 1 to 2000 are expected"),
+    };
     let seconds = matches.get_one::<String>("seconds").and_then(|text| text.parse::<f64>().ok());
     let options = match (demo_options(matches), seconds.filter(|seconds| seconds.is_finite() && *seconds >= 1.0)) {
-        (Ok(options), Some(seconds)) => Options { seconds: Some(seconds), ..options },
+        (Ok(options), Some(seconds)) => Options { seconds: Some(seconds), burst, ..options },
         (Err(mistake), _) => return usage(&mistake),
         (_, None) => return usage("--seconds: a number of 1 or more is expected"),
     };
@@ -131,19 +140,23 @@ pub struct Bench {
     pub clean: bool,
 }
 
-/// Measures one stream.
+/// Measures one stream. A signal ends it early; what was measured until then is told.
 ///
 /// # Errors
 /// Whatever does not start, or a stream that breaks off.
 pub async fn bench(options: &Options) -> Result<Bench, RigError> {
     let seconds = Duration::from_secs_f64(options.seconds.unwrap_or(20.0));
-    let (rig, input) = start(options, false).await?;
+    let mut stop = Stop::new()?;
+    let (rig, input) = stop.or(start(options, false)).await?;
     let mut meter = Meter::new(rig.runner().pid());
     meter.look()?;
     let (cpu, began) = (meter.cpu(), Instant::now());
     let mut told = Instant::now();
     while began.elapsed() < seconds && !rig.source().ended() {
-        tokio::time::sleep(LOOK.min(seconds.saturating_sub(began.elapsed()))).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK.min(seconds.saturating_sub(began.elapsed()))) => {}
+            () = stop.signal() => break,
+        }
         rig.check()?;
         meter.look()?;
         if told.elapsed() >= TELL {
@@ -153,16 +166,20 @@ pub async fn bench(options: &Options) -> Result<Bench, RigError> {
     }
     meter.look()?;
     let cpu_cores = (meter.cpu() - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
-    let report = rig.finish().await?;
+    let report = stop.or(rig.finish()).await?;
     Ok(sum_up(options, input, &report, cpu_cores, meter.memory()))
 }
 
 /// Starts the rig for a measurement. Returns it with a word for its input.
 async fn start(options: &Options, proxy: bool) -> Result<(Rig, String), RigError> {
-    let source = Ready::open(options.source.clone()).await?;
+    let source = Ready::open(options.source.clone()).await?.in_bursts(options.burst);
     let input = match &options.source {
         SourceConfig::Pattern { size, fps } => format!("{size} at {fps} a second"),
         SourceConfig::Media { name, .. } => format!("{name}, {}", source.size()),
+    };
+    let input = match options.burst {
+        Some(every) => format!("{input} in bursts every {} ms", every.as_millis()),
+        None => input,
     };
     crate::cli::complain(&format!("{}: {input} in, {} out", options.pipeline, options.output));
     let setup =

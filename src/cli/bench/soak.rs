@@ -9,6 +9,7 @@ use super::{Bench, LOOK, TELL, progress, start, sum_up};
 use crate::cli::demo::Options;
 use crate::cli::rig::events::Event;
 use crate::cli::rig::procs::Meter;
+use crate::cli::rig::stop::Stop;
 use crate::cli::rig::{Rig, RigError, words};
 
 /// Time between two looks at the events.
@@ -143,7 +144,7 @@ pub struct Soak {
     pub bench: Bench,
 }
 
-/// Runs a soak.
+/// Runs a soak. A signal ends it early.
 ///
 /// # Errors
 /// Whatever does not start, or a stream that breaks off.
@@ -151,7 +152,8 @@ pub async fn soak(options: &Options) -> Result<Soak, RigError> {
     let seconds = options.seconds.unwrap_or(900.0);
     let length = Duration::from_secs_f64(seconds);
     let mut due = schedule(seconds).into_iter().peekable();
-    let (rig, input) = start(options, true).await?;
+    let mut stop = Stop::new()?;
+    let (rig, input) = stop.or(start(options, true)).await?;
     let mut meter = Meter::new(rig.runner().pid());
     meter.look()?;
     let (cpu, began) = (meter.cpu(), Instant::now());
@@ -162,7 +164,10 @@ pub async fn soak(options: &Options) -> Result<Soak, RigError> {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while began.elapsed() < length {
-        tick.tick().await;
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.signal() => break,
+        }
         rig.check()?;
         let now = Instant::now();
         watch(&rig, faults.last_mut(), now);
@@ -196,7 +201,7 @@ pub async fn soak(options: &Options) -> Result<Soak, RigError> {
     close(&rig, faults.last_mut(), Instant::now());
     meter.look()?;
     let cpu_cores = (meter.cpu() - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
-    let report = rig.finish().await?;
+    let report = stop.or(rig.finish()).await?;
     let restarts = status.pointer("/inference_status/restart_count").and_then(Value::as_u64).unwrap_or(0);
     let bench = sum_up(options, input, &report, cpu_cores, meter.memory());
     let kills = faults.iter().filter(|fault| fault.kind == Kind::Kill).count() as u64;

@@ -31,6 +31,8 @@ pub struct Options {
     pub output: Size,
     /// The source.
     pub source: SourceConfig,
+    /// Time between the bursts in which the source sends; `None` for an even flow.
+    pub burst: Option<Duration>,
     /// Ends by itself after this long.
     pub seconds: Option<f64>,
     /// Keeps the output in this file.
@@ -147,6 +149,7 @@ pub(super) fn stream_options(matches: &ArgMatches) -> Result<Options, String> {
         params,
         output: checked.size,
         source,
+        burst: None,
         seconds: None,
         record: None,
         check: false,

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
@@ -15,6 +14,7 @@ use super::page::{About, Line, Order, Page, Pictures, Snapshot, Taken};
 use crate::cli::rig::decode::Decoding;
 use crate::cli::rig::reader::{Record, Taps};
 use crate::cli::rig::source::{Ready, SourceConfig};
+use crate::cli::rig::stop::Stop;
 use crate::cli::rig::{Report, Rig, RigError, Setup, events, words};
 use crate::frame::{PixelFormat, Size};
 use crate::media::{JpegEncoder, Recorder};
@@ -55,7 +55,7 @@ pub async fn play(options: &Options) -> Result<Played, RigError> {
     let mut stop = Stop::new()?;
     let known = registry::find(&options.pipeline);
     let (input, output) = (Pictures::default(), Pictures::default());
-    let source = stop.or(Ready::open(options.source.clone())).await?;
+    let source = stop.or(Ready::open(options.source.clone())).await?.in_bursts(options.burst);
     let shown = source.size();
     let mut page = match options.page {
         Some(address) => {
@@ -135,36 +135,6 @@ fn moving(pictures: Pictures, size: Size) -> Result<(crate::cli::rig::decode::Fe
             pictures.show(bytes);
         }
     })
-}
-
-/// Signals that end the demo.
-struct Stop {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Stop {
-    fn new() -> Result<Self, RigError> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).map_err(RigError::Socket)?,
-            terminate: signal(SignalKind::terminate()).map_err(RigError::Socket)?,
-        })
-    }
-
-    async fn signal(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-
-    /// `work`, unless a signal comes before it is done.
-    async fn or<T>(&mut self, work: impl Future<Output = Result<T, RigError>>) -> Result<T, RigError> {
-        tokio::select! {
-            result = work => result,
-            () = self.signal() => Err(RigError::Ended("a signal came".into())),
-        }
-    }
 }
 
 struct Show {

@@ -31,6 +31,7 @@ pub mod proxy;
 pub mod reader;
 pub mod runner;
 pub mod source;
+pub mod stop;
 pub mod words;
 
 use control::Control;

@@ -1,6 +1,7 @@
 //! What the runner gets to see: a moving test picture with a tone, or a file, an address or a camera, published in real
 //! time as a gateway would.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -23,6 +24,8 @@ const PIECES: usize = 256;
 const HERTZ: f64 = 440.0;
 /// A picture this late is left out, and those before it.
 const LATE: Duration = Duration::from_millis(250);
+/// Pieces that one burst may hold back; more are sent at once.
+const HELD: usize = 1024;
 /// Longest sleep between two looks at the order to stop.
 const NAP: Duration = Duration::from_millis(50);
 
@@ -105,6 +108,7 @@ pub struct Ready {
     opened: Opened,
     stopper: Stopper,
     size: Size,
+    bursts: Option<Duration>,
 }
 
 impl Ready {
@@ -120,12 +124,13 @@ impl Ready {
         let opening = tokio::task::spawn_blocking(move || match config {
             SourceConfig::Pattern { size, fps } => {
                 let opened = Opened::Pattern(Box::new(PatternMaker::new(size, fps)?));
-                Ok(Self { opened, stopper: handle, size })
+                Ok(Self { opened, stopper: handle, size, bursts: None })
             }
             SourceConfig::Media { name, size } => {
                 let playback = Playback::open(&name, size, handle.clone())?;
                 let size = playback.size().unwrap_or(Size::new(512, 512));
-                Ok(Self { opened: Opened::Playback(Box::new(playback)), stopper: handle, size })
+                let opened = Opened::Playback(Box::new(playback));
+                Ok(Self { opened, stopper: handle, size, bursts: None })
             }
         });
         let result = opening.await;
@@ -134,6 +139,11 @@ impl Ready {
             Ok(result) => result.map_err(RigError::Media),
             Err(error) => Err(RigError::Socket(std::io::Error::other(error))),
         }
+    }
+
+    /// Sends what was made every so often at once, as the segmenter of a go-livepeer gateway does about every 300 ms.
+    pub fn in_bursts(self, every: Option<Duration>) -> Self {
+        Self { bursts: every, ..self }
     }
 
     /// Size of its pictures.
@@ -177,7 +187,7 @@ impl Source {
     /// # Errors
     /// `url` is no channel URL, or there is no thread.
     pub async fn start(
-        Ready { opened, stopper, .. }: Ready,
+        Ready { opened, stopper, bursts, .. }: Ready,
         client: &Client,
         url: &str,
         ledger: Arc<Ledger>,
@@ -197,7 +207,7 @@ impl Source {
             Opened::Pattern(maker) => builder.spawn(move || maker.run(sink)),
             Opened::Playback(playback) => builder.spawn(move || playback.run(sink)),
         };
-        let task = tokio::spawn(publish(publisher, queue, shared.clone()));
+        let task = tokio::spawn(publish(publisher, Bursts::new(queue, bursts), shared.clone()));
         Ok(Self { shared, thread: Some(thread.map_err(RigError::Socket)?), task: Some(AbortOnDropHandle::new(task)) })
     }
 
@@ -349,14 +359,43 @@ impl PatternMaker {
     }
 }
 
+/// Pieces as they come, or held back and handed on together.
+struct Bursts {
+    queue: mpsc::Receiver<Piece>,
+    every: Option<Duration>,
+    due: tokio::time::Instant,
+    held: VecDeque<Piece>,
+}
+
+impl Bursts {
+    fn new(queue: mpsc::Receiver<Piece>, every: Option<Duration>) -> Self {
+        Self { queue, every, due: tokio::time::Instant::now(), held: VecDeque::new() }
+    }
+
+    async fn next(&mut self) -> Option<Piece> {
+        let Some(every) = self.every else { return self.queue.recv().await };
+        while self.held.is_empty() {
+            let now = tokio::time::Instant::now();
+            self.due = if self.due + every > now { self.due + every } else { now + every };
+            while self.held.len() < HELD {
+                tokio::select! {
+                    piece = self.queue.recv() => match piece {
+                        Some(piece) => self.held.push_back(piece),
+                        None if self.held.is_empty() => return None,
+                        None => break,
+                    },
+                    () = tokio::time::sleep_until(self.due) => break,
+                }
+            }
+        }
+        self.held.pop_front()
+    }
+}
+
 /// Publishes pieces until they end.
-async fn publish(
-    mut publisher: Publisher,
-    mut pieces: mpsc::Receiver<Piece>,
-    shared: Arc<Shared>,
-) -> Result<(), RigError> {
+async fn publish(mut publisher: Publisher, mut pieces: Bursts, shared: Arc<Shared>) -> Result<(), RigError> {
     let mut writer: Option<SegmentWriter> = None;
-    while let Some(piece) = pieces.recv().await {
+    while let Some(piece) = pieces.next().await {
         match piece {
             Piece::Begin => {
                 let opened = publisher.begin().await?;
@@ -407,4 +446,31 @@ async fn publish(
     // The channel stays: its end is the orchestrator's affair.
     publisher.close(false).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_holds_what_was_made_meanwhile_and_loses_nothing() {
+        let (send, queue) = mpsc::channel(PIECES);
+        let mut bursts = Bursts::new(queue, Some(Duration::from_millis(300)));
+        let maker = tokio::spawn(async move {
+            for number in 0..20 {
+                send.send(Piece::Bytes(Bytes::new(), Some(number))).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(33)).await;
+            }
+        });
+        let (began, mut seen) = (tokio::time::Instant::now(), Vec::new());
+        while let Some(Piece::Bytes(_, Some(number))) = bursts.next().await {
+            seen.push((number, began.elapsed().as_millis() / 300));
+        }
+        maker.await.unwrap();
+        assert_eq!(seen.iter().map(|(number, _)| *number).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
+        let burst = |n| seen.iter().filter(|(_, burst)| *burst == n).count();
+        assert_eq!((burst(0), burst(1), burst(2), burst(3)), (0, 10, 9, 1));
+    }
 }
