@@ -135,23 +135,6 @@ fn a_cut_segment_costs_only_its_rest() {
 }
 
 #[test]
-fn a_segment_read_twice_gives_its_frames_once() {
-    let segments = pattern_segments(Size::new(320, 240), 0..120);
-    let (mut got, mut input) = (Got::default(), Input::new(input_config(TARGET)).unwrap());
-    input.segment_start();
-    input.push(&segments[0][..segments[0].len() / 2], Instant::now(), &mut got).unwrap();
-    let before = got.frames.len();
-    assert!((5..60).contains(&before));
-    input.segment_repeat();
-    input.push(&segments[0], Instant::now(), &mut got).unwrap();
-    input.segment_end(&mut got).unwrap();
-    input.segment_start();
-    input.push(&segments[1], Instant::now(), &mut got).unwrap();
-    input.segment_end(&mut got).unwrap();
-    assert_eq!(got.numbers(), (0..120).collect::<Vec<_>>());
-}
-
-#[test]
 fn joining_in_the_middle_waits_for_a_key_picture() {
     let segments = pattern_segments(Size::new(320, 240), 0..120);
     // Tables, then the second half of a segment without its key picture.

@@ -76,6 +76,37 @@ async fn a_cut_body_is_an_error_and_reading_goes_on() {
 }
 
 #[tokio::test]
+async fn a_body_that_breaks_is_read_on_from_where_it_broke() {
+    let faulty = Faulty::new(async |mut e: Exchange| match (e.seq(), e.nth) {
+        (1, 0) => e.raw("HTTP/1.1 200 x\r\nLp-Trickle-Seq: 1\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n").await,
+        (1, 1) => e.raw("HTTP/1.1 200 x\r\nLp-Trickle-Seq: 1\r\nContent-Length: 20\r\n\r\nhalf and").await,
+        (1, _) => e.segment(1, "half and the rest").await,
+        (3, _) => e.answer(404, &[], "").await,
+        (seq, _) => e.segment(seq, "whole").await,
+    })
+    .await;
+    let mut subscriber = subscriber(&faulty, Start::Seq(0));
+    let whole = |seq, text: &str| Ok((seq, text.to_owned()));
+    assert_eq!(drain(&mut subscriber).await, [whole(0, "whole"), whole(1, "half and the rest"), whole(2, "whole")]);
+    let stats = subscriber.stats();
+    assert_eq!((stats.reread, stats.broken, stats.bytes), (2, 0, 27));
+}
+
+#[tokio::test]
+async fn a_segment_that_is_gone_when_asked_for_again_stays_broken() {
+    let faulty = Faulty::new(async |mut e: Exchange| match (e.seq(), e.nth) {
+        (0, 0) => e.raw("HTTP/1.1 200 x\r\nLp-Trickle-Seq: 0\r\nContent-Length: 9\r\n\r\nhalf").await,
+        (0, _) => e.answer(470, &[("Lp-Trickle-Seq", "0"), ("Lp-Trickle-Latest", "1")], "").await,
+        (1, _) => e.segment(1, "whole").await,
+        _ => e.answer(404, &[], "").await,
+    })
+    .await;
+    let mut subscriber = subscriber(&faulty, Start::Seq(0));
+    assert_eq!(drain(&mut subscriber).await, [Err(0), Ok((1, "whole".to_owned()))]);
+    assert_eq!((subscriber.stats().reread, subscriber.stats().broken), (1, 1));
+}
+
+#[tokio::test]
 async fn a_broken_segment_stays_broken() {
     let faulty = Faulty::new(async |mut e: Exchange| {
         e.raw("HTTP/1.1 200 x\r\nLp-Trickle-Seq: 1\r\nContent-Length: 9\r\n\r\nhalf").await;

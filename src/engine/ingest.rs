@@ -101,6 +101,7 @@ pub async fn read(
         gauge("jumps", stats.jumps470);
         gauge("empty", stats.empty);
         gauge("gaps", stats.gaps);
+        gauge("reread", stats.reread);
         gauge("broken", stats.broken);
     }
 }

@@ -86,8 +86,6 @@ struct Work {
     seq: u64,
     last_video: Option<Timestamp>,
     last_audio: Option<Timestamp>,
-    /// The segment is read a second time: nothing up to here is handed on again.
-    repeat: (Option<Timestamp>, Option<Timestamp>),
     format: Option<(Size, i32)>,
     named: bool,
     adts: adts::Frames,
@@ -120,7 +118,6 @@ impl Input {
                 seq: 0,
                 last_video: None,
                 last_audio: None,
-                repeat: (None, None),
                 format: None,
                 named: false,
                 adts: adts::Frames::default(),
@@ -149,14 +146,6 @@ impl Input {
     pub fn segment_start(&mut self) {
         self.demux.segment_start();
         self.work.adts.reset();
-        self.work.repeat = (None, None);
-    }
-
-    /// The segment broke off and is read again from its start: as [`Self::segment_start`], but frames and packets that
-    /// were handed on already do not come a second time.
-    pub fn segment_repeat(&mut self) {
-        self.segment_start();
-        self.work.repeat = (self.work.last_video, self.work.last_audio);
     }
 
     /// The segment's last byte is in: what only waited for the next packet comes out.
@@ -250,7 +239,6 @@ struct Rest<'a> {
     arrivals: &'a VecDeque<(i64, Instant)>,
     seq: &'a mut u64,
     last: &'a mut Option<Timestamp>,
-    repeat: Option<Timestamp>,
     format: &'a mut Option<(Size, i32)>,
     bad: &'a mut u32,
     stats: &'a mut InputStats,
@@ -277,7 +265,6 @@ impl Work {
             arrivals: &self.arrivals,
             seq: &mut self.seq,
             last: &mut self.last_video,
-            repeat: self.repeat.0,
             format: &mut self.format,
             bad: &mut self.bad,
             stats: &mut self.stats,
@@ -396,10 +383,6 @@ impl Work {
     }
 
     fn audio(&mut self, packet: AudioPacket, sink: &mut dyn InputSink) {
-        if self.repeat.1.is_some_and(|until| packet.pts <= until) {
-            self.stats.dropped_order += 1;
-            return;
-        }
         self.last_audio = Some(packet.pts);
         self.stats.audio_packets += 1;
         if !self.has_video {
@@ -448,10 +431,7 @@ impl Rest<'_> {
         received: Instant,
     ) -> Result<Option<VideoFrame>, DropReason> {
         let pts = pts.ok_or(DropReason::NoTime)?;
-        let behind = |last: Timestamp| pts <= last;
-        if self.repeat.is_some_and(behind)
-            || self.last.is_some_and(|last| behind(last) && last.since(pts) <= OUT_OF_ORDER)
-        {
+        if self.last.is_some_and(|last| pts <= last && last.since(pts) <= OUT_OF_ORDER) {
             return Err(DropReason::OutOfOrder);
         }
         *self.last = Some(pts);

@@ -41,7 +41,7 @@ const ERRORS: [&str; 5] = ["decode", "model", "encode", "trickle", "params"];
 
 /// Channels of a session and what is counted on each.
 const TRICKLE: [(&str, &[&str]); 2] = [
-    ("input", &["segments", "reissued", "retries", "jumps", "empty", "gaps", "broken"]),
+    ("input", &["segments", "reissued", "retries", "jumps", "empty", "gaps", "reread", "broken"]),
     ("output", &["segments", "broken", "skipped", "stalled", "retries"]),
 ];
 

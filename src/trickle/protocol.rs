@@ -4,6 +4,7 @@
 //! say what to do next and after which wait; they read no clock and open no connection.
 
 mod publish;
+mod reread;
 mod subscribe;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, HeaderName};
 
 pub use publish::{Outcome, PostStep, Progress, Publishing};
+pub use reread::Reread;
 pub use subscribe::{Event, Get, Step, Subscribing};
 
 /// Number of the segment that an answer is about.

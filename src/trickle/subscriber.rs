@@ -10,7 +10,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::client::{Channel, Client, Failure, status_text};
 use super::error::TrickleError;
-use super::protocol::{Answer, EndReason, Event, Get, NO_SEGMENT, Position, Step, Subscribing};
+use super::protocol::{Answer, EndReason, Event, Get, NO_SEGMENT, Position, Reread, Step, Subscribing};
+
+/// Answers in a row without a new byte after which a segment is given up.
+const REREADS: u32 = 2;
 
 /// Counters of a subscriber since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,7 +34,9 @@ pub struct SubscriberStats {
     pub gaps: u64,
     /// Times that the numbers went backwards: the publisher began anew.
     pub restarts: u64,
-    /// Segments that broke off in their body.
+    /// Bodies that broke off and were asked for again.
+    pub reread: u64,
+    /// Segments of which the rest was lost.
     pub broken: u64,
 }
 
@@ -45,6 +50,7 @@ struct Counters {
     empty: AtomicU64,
     gaps: AtomicU64,
     restarts: AtomicU64,
+    reread: AtomicU64,
     broken: AtomicU64,
     broken_in_a_row: AtomicU32,
 }
@@ -148,9 +154,11 @@ impl Subscriber {
                 self.counters.segments.fetch_add(1, Relaxed);
                 Ok(Some(Segment {
                     head,
-                    response: Some(response),
+                    body: Body::Open(response),
+                    reread: Reread::new(REREADS),
+                    client: self.client.clone(),
+                    channel: self.channel.clone(),
                     partial: BytesMut::new(),
-                    broken: None,
                     counters: self.counters.clone(),
                 }))
             }
@@ -169,6 +177,7 @@ impl Subscriber {
             empty: c.empty.load(Relaxed),
             gaps: c.gaps.load(Relaxed),
             restarts: c.restarts.load(Relaxed),
+            reread: c.reread.load(Relaxed),
             broken: c.broken.load(Relaxed),
         }
     }
@@ -274,10 +283,20 @@ async fn open(
 /// One segment of a channel, being read. Dropping it skips the rest.
 pub struct Segment {
     head: Head,
-    response: Option<Response>,
+    body: Body,
+    reread: Reread,
+    client: Client,
+    channel: Arc<Channel>,
     partial: BytesMut,
-    broken: Option<Box<str>>,
     counters: Arc<Counters>,
+}
+
+enum Body {
+    Open(Response),
+    /// Broke off for this reason and is to be asked for again.
+    Cut(Box<str>),
+    Ended,
+    Broken(Box<str>),
 }
 
 impl Segment {
@@ -303,32 +322,77 @@ impl Segment {
 
     /// The next bytes, cut anywhere; `None` at the end of the segment. Cancel safe.
     ///
+    /// When the connection breaks, the segment is asked for again and read on from where it broke off.
+    ///
     /// # Errors
-    /// [`TrickleError::Broken`], again on every later call: the connection was lost and the rest with it. The
+    /// [`TrickleError::Broken`], again on every later call: the connection was lost, and the rest of the segment with it. The
     /// subscriber goes on with the next segment.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, TrickleError> {
-        if let Some(reason) = &self.broken {
-            return Err(TrickleError::Broken { seq: self.head.seq, reason: reason.clone() });
+        loop {
+            match &mut self.body {
+                Body::Ended => return Ok(None),
+                Body::Broken(reason) => {
+                    return Err(TrickleError::Broken { seq: self.head.seq, reason: reason.clone() });
+                }
+                Body::Open(response) => match response.chunk().await {
+                    Ok(Some(mut bytes)) => {
+                        let known = self.reread.came(bytes.len());
+                        let new = bytes.split_off(known);
+                        if !new.is_empty() {
+                            self.counters.bytes.fetch_add(new.len() as u64, Relaxed);
+                            return Ok(Some(new));
+                        }
+                    }
+                    Ok(None) if self.reread.whole() => {
+                        self.body = Body::Ended;
+                        self.counters.broken_in_a_row.store(0, Relaxed);
+                    }
+                    Ok(None) => self.lost("asked for again, the segment is shorter than before".into()),
+                    Err(error) => self.cut(Failure::from(error).reason().into()),
+                },
+                Body::Cut(reason) => {
+                    let reason = std::mem::take(reason);
+                    // Put back at once, so that a caller who gives up here finds things as they were.
+                    self.body = Body::Cut(reason.clone());
+                    self.again(reason).await;
+                }
+            }
         }
-        let Some(response) = &mut self.response else { return Ok(None) };
-        match response.chunk().await {
-            Ok(Some(bytes)) => {
-                self.counters.bytes.fetch_add(bytes.len() as u64, Relaxed);
-                Ok(Some(bytes))
+    }
+
+    /// The body broke off.
+    fn cut(&mut self, reason: Box<str>) {
+        if self.reread.broke() {
+            self.body = Body::Cut(reason);
+        } else {
+            self.lost(reason);
+        }
+    }
+
+    /// The rest of the segment cannot be had.
+    fn lost(&mut self, reason: Box<str>) {
+        self.counters.broken.fetch_add(1, Relaxed);
+        self.counters.broken_in_a_row.fetch_add(1, Relaxed);
+        self.body = Body::Broken(reason);
+    }
+
+    /// Asks for the segment once more. `reason` is why that is needed.
+    async fn again(&mut self, reason: Box<str>) {
+        if self.reread.slow() {
+            tokio::time::sleep(self.client.limits().retry_delay).await;
+        }
+        let get = self.client.get(&self.channel, Position::Seq(self.head.seq));
+        let answer = tokio::time::timeout(self.client.stall(), get).await;
+        self.counters.reread.fetch_add(1, Relaxed);
+        match answer {
+            Ok(Ok((Answer { status: 200, closed: false, empty: false, seq, .. }, response)))
+                if seq.is_none_or(|seq| seq == self.head.seq) =>
+            {
+                self.body = Body::Open(response);
             }
-            Ok(None) => {
-                self.response = None;
-                self.counters.broken_in_a_row.store(0, Relaxed);
-                Ok(None)
-            }
-            Err(error) => {
-                self.response = None;
-                self.counters.broken.fetch_add(1, Relaxed);
-                self.counters.broken_in_a_row.fetch_add(1, Relaxed);
-                let reason: Box<str> = Failure::from(error).reason().into();
-                self.broken = Some(reason.clone());
-                Err(TrickleError::Broken { seq: self.head.seq, reason })
-            }
+            // The server does not hold it any more, or the channel is over: the subscriber finds out which.
+            Ok(Ok(_)) => self.lost(reason),
+            Ok(Err(_)) | Err(_) => self.cut(reason),
         }
     }
 
@@ -339,7 +403,7 @@ impl Segment {
     pub async fn document(&mut self, max: usize) -> Result<Option<Bytes>, TrickleError> {
         while let Some(bytes) = self.chunk().await? {
             if bytes.len() > max.saturating_sub(self.partial.len()) {
-                self.response = None;
+                self.body = Body::Ended;
                 self.partial = BytesMut::new();
                 return Err(TrickleError::TooLong { seq: self.head.seq, limit: max });
             }

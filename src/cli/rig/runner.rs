@@ -138,7 +138,12 @@ impl Runner {
         let address = tokio::time::timeout(BIND_WAIT, bound.wait_for(Option::is_some)).await;
         let address = match address {
             Ok(Ok(address)) => *address,
-            _ => None,
+            Ok(Err(_)) => {
+                // Its log ended, so it ends too: a moment later there is an exit status to tell.
+                let _ = tokio::time::timeout(BIND_WAIT, child.wait()).await;
+                None
+            }
+            Err(_) => None,
         };
         let Some(address) = address else {
             return Err(RigError::Runner(gone(&mut child, "did not listen"), lines(&tail)));
