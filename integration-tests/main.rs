@@ -12,6 +12,7 @@ mod metering;
 mod model;
 mod process;
 mod regression;
+mod several;
 mod streamdiffusion;
 mod supervisor;
 mod support;

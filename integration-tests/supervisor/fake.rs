@@ -65,13 +65,15 @@ struct Shared {
 #[derive(Clone)]
 pub struct Fake {
     plan: Vec<Life>,
+    /// Sessions at a time.
+    pub instances: usize,
     shared: Arc<Mutex<Shared>>,
 }
 
 impl Fake {
     /// Lives in turn; the last repeats.
     pub fn new(plan: Vec<Life>) -> Self {
-        Self { plan, shared: Arc::default() }
+        Self { plan, instances: 1, shared: Arc::default() }
     }
 
     /// To be handed to the supervisor.
@@ -184,7 +186,7 @@ impl Fake {
                 },
                 () = warm.as_mut(), if !is_warm => {
                     is_warm = true;
-                    out.push(FromEngine::Phase(Phase::Ready { load_ms: 1 }));
+                    out.push(FromEngine::Phase(Phase::Ready { load_ms: 1, instances: self.instances }));
                 }
                 _ = beat.tick(), if life.beats => out.push(FromEngine::Beat { busy_ms: life.busy_ms }),
             }
@@ -200,6 +202,7 @@ pub fn report(session: u64, state: &str, params: Map<String, serde_json::Value>)
         status: json!({"type": "status", "state": state, "pipeline": "noop"}),
         params,
         control_seq: Some(7),
+        model_share: None,
     })
 }
 

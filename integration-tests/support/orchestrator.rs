@@ -43,6 +43,11 @@ impl Orchestrator {
         Self { server, base, client, task, next: AtomicU32::new(0x1c0f_fee0) }
     }
 
+    /// Where the server listens.
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.base.trim_start_matches("http://").split('/').next().unwrap().parse().unwrap()
+    }
+
     /// Makes the four channels of a stream.
     pub async fn stream(&self) -> Stream {
         let manifest = format!("{:08x}", self.next.fetch_add(1, Ordering::Relaxed));

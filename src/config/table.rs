@@ -197,16 +197,34 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "serve.capacity",
         contract: Some(("CAPABILITY_CAPACITY", same)),
-        about: "Streams at a time. One runner serves one; start another runner for another stream.",
+        about: "Streams at a time, each with an instance of the pipeline of its own. An orchestrator that starts the \
+                container itself needs 1.",
         secret: false,
         get: |config| plain::show(&config.supervisor.capacity),
         set: |config, value| {
-            let capacity = within(plain::parse(value)?, 1, 1)?;
+            let capacity = within(plain::parse(value)?, 1, 16)?;
             config.supervisor.capacity = capacity;
             config.engine.capacity = capacity;
             Ok(())
         },
     },
+    row!(
+        "serve.max_load",
+        None,
+        plain,
+        supervisor.max_load,
+        |load| within(load, 0.0, 64.0),
+        "Part of the time that the model may work for all streams together; a stream that would need more is refused, but \
+         for the first. 0 for no limit."
+    ),
+    row!(
+        "serve.min_free_memory",
+        None,
+        size,
+        supervisor.min_free_memory,
+        |bytes| within(bytes, 0, 1 << 40),
+        "GPU memory that must be free for a stream beside others."
+    ),
     row!(
         "serve.max_body",
         None,

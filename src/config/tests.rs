@@ -88,7 +88,7 @@ fn every_mistake_is_told_with_its_name() {
     let text = mistakes.to_string();
     for expected in [
         "file weir.toml: serve.prot: no setting has this name",
-        "file weir.toml: serve.capacity: 0 is not between 1 and 1",
+        "file weir.toml: serve.capacity: 0 is not between 1 and 16",
         "file weir.toml: restart.hang: `10` is no time: write a number and a unit, such as 500ms, 10s or 3m",
         "file weir.toml: media.audio: a list has no place here",
         "file weir.toml: nonsense.x: no setting has this name",
@@ -143,9 +143,9 @@ fn a_mistake_beside_a_secret_does_not_show_it() {
 
 #[test]
 fn a_runner_serves_one_stream() {
-    let config = with(&[("capacity", "1")], &[], None).expect("a configuration").config;
-    assert_eq!((config.supervisor.capacity, config.engine.capacity), (1, 1));
-    assert!(with(&[("capacity", "2")], &[], None).is_err());
+    let config = with(&[("capacity", "3")], &[], None).expect("a configuration").config;
+    assert_eq!((config.supervisor.capacity, config.engine.capacity), (3, 3));
+    assert!(with(&[("capacity", "17")], &[], None).is_err());
 }
 
 /// `config/weir.toml` is what `weir config --example` prints.

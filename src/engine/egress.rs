@@ -341,7 +341,7 @@ pub async fn publish(
 ) -> Option<String> {
     let mut first = Some(first);
     let mut writer: Option<SegmentWriter> = None;
-    let gauge = |kind, value: u64| shared.metrics.trickle.with_label_values(&["output", kind]).set(value as i64);
+    let gauge = |kind, value| shared.metrics.happened(shared.slot, "output", kind, value);
     while let Some(piece) = pieces.recv().await {
         match piece {
             Piece::Begin => match publisher.begin().await {

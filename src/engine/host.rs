@@ -23,6 +23,8 @@ use crate::trickle::Client;
 
 /// Messages that may wait for the supervisor.
 const LINK_QUEUE: usize = 256;
+/// What is said to a call that means one stream and does not say which.
+const SEVERAL: &str = "several streams run; say which one is meant";
 /// Time between two beats.
 const BEAT: Duration = Duration::from_millis(500);
 
@@ -101,9 +103,8 @@ struct Host {
     pipeline: &'static dyn Pipeline,
     metrics: Arc<Metrics>,
     client: Client,
-    pool: FramePool,
-    model: Model,
-    said: mpsc::Receiver<Said>,
+    slots: Vec<Slot>,
+    said: mpsc::Receiver<(usize, Said)>,
     sessions: HashMap<u64, Handle>,
     ended: mpsc::Sender<u64>,
     ends: mpsc::Receiver<u64>,
@@ -113,7 +114,24 @@ struct Host {
     _trace: Option<trace::TraceFile>,
     /// Makes a trace of the next seconds, where one was asked for.
     tracing: Option<AbortOnDropHandle<()>>,
-    loaded: bool,
+}
+
+/// Room for one session: an instance of the pipeline and its picture buffers, so that a session that is slow or holds
+/// on to its pictures takes nothing from the others.
+struct Slot {
+    model: Model,
+    pool: FramePool,
+    state: SlotState,
+}
+
+/// What a slot is good for.
+#[derive(Clone, Debug, PartialEq)]
+enum SlotState {
+    Loading,
+    /// Warm after so long.
+    Ready(Duration),
+    /// Its instance could not be loaded.
+    Failed(String),
 }
 
 impl Host {
@@ -166,14 +184,21 @@ impl Host {
                 None
             }
         });
-        let pool = FramePool::new(BUFFERS);
         // A load says few lines; a full queue would only delay it.
         let (say, said) = mpsc::channel(16);
-        let say = move |what| {
-            let _ = say.blocking_send(what);
+        let instances = config.capacity.max(1);
+        tracing::info!(pipeline = name, instances, "Loading the pipeline.");
+        let turn = Arc::default();
+        let slot = |number: usize| {
+            let pool = FramePool::new(BUFFERS);
+            let say = say.clone();
+            let say = move |what| {
+                let _ = say.blocking_send((number, what));
+            };
+            let model = Model::start(pipeline, checked.clone(), config.clone(), pool.clone(), Arc::clone(&turn), say)?;
+            Ok(Slot { model, pool, state: SlotState::Loading })
         };
-        tracing::info!(pipeline = name, "Loading the pipeline.");
-        let model = Model::start(pipeline, checked, config.clone(), pool.clone(), say)?;
+        let slots = (0..instances).map(slot).collect::<Result<Vec<_>, std::io::Error>>()?;
         let (ended, ends) = mpsc::channel(config.capacity.max(1));
         Ok(Some(Self {
             supervisor,
@@ -181,8 +206,7 @@ impl Host {
             pipeline,
             metrics,
             client,
-            pool,
-            model,
+            slots,
             said,
             sessions: HashMap::new(),
             ended,
@@ -191,7 +215,6 @@ impl Host {
             tracer,
             _trace: trace,
             tracing: None,
-            loaded: false,
         }))
     }
 
@@ -212,13 +235,12 @@ impl Host {
                     }
                     Some(order) => self.order(order).await,
                 },
-                Some(said) = self.said.recv() => self.said(said).await?,
+                Some((slot, said)) = self.said.recv() => self.said(slot, said).await?,
                 Some(session) = self.ends.recv() => {
-                    self.sessions.remove(&session);
-                    self.metrics.sessions.set(self.sessions.len() as i64);
-                    if self.sessions.is_empty() {
-                        self.metrics.end_session();
+                    if let Some(handle) = self.sessions.remove(&session) {
+                        self.metrics.end_session(handle.slot());
                     }
+                    self.metrics.sessions.set(self.sessions.len() as i64);
                 }
                 now = beat.tick() => {
                     let now = now.into_std();
@@ -229,34 +251,72 @@ impl Host {
         }
     }
 
-    async fn said(&mut self, said: Said) -> Result<(), EngineError> {
+    async fn said(&mut self, slot: usize, said: Said) -> Result<(), EngineError> {
         let name = self.pipeline.name();
-        match said {
+        let last = self.slots.len() - 1;
+        let state = match said {
             Said::Loading(detail) => {
+                let detail = if last == 0 { detail } else { format!("{detail} (instance {slot} of 0 to {last})") };
                 tracing::info!(pipeline = name, "Loading: {detail}");
-                for session in self.sessions.values() {
+                for session in self.sessions.values().filter(|session| session.slot() == slot) {
                     session.notice(format!("Loading {name}: {detail}"));
                 }
                 self.supervisor.send(FromEngine::Phase(Phase::Loading { detail })).await;
+                return Ok(());
             }
-            Said::Ready(took) => {
-                self.loaded = true;
-                let load_ms = took.as_millis() as u64;
-                self.metrics.load_seconds.set(took.as_secs_f64());
-                tracing::debug!(pipeline = name, load_ms, "The pipeline is warm.");
-                self.supervisor.send(FromEngine::Phase(Phase::Ready { load_ms })).await;
-            }
+            Said::Ready(took) => SlotState::Ready(took),
             Said::Failed(message) => {
-                tracing::error!(pipeline = name, "Error loading pipeline: {message}");
-                for session in self.sessions.values() {
+                for session in self.sessions.values().filter(|session| session.slot() == slot) {
                     session.fail(format!("Error loading pipeline: {message}"));
                 }
+                SlotState::Failed(message)
+            }
+        };
+        self.slots[slot].state = state;
+        self.loaded().await
+    }
+
+    /// Says what came of loading once every instance is loaded or has failed. One that works is enough to go on.
+    async fn loaded(&mut self) -> Result<(), EngineError> {
+        let name = self.pipeline.name();
+        if self.slots.iter().any(|slot| slot.state == SlotState::Loading) {
+            return Ok(());
+        }
+        let times = self.slots.iter().filter_map(|slot| match &slot.state {
+            SlotState::Ready(took) => Some(*took),
+            _ => None,
+        });
+        let (took, instances) = times.fold((Duration::ZERO, 0), |(sum, count), took| (sum + took, count + 1));
+        let failed = self.slots.iter().find_map(|slot| match &slot.state {
+            SlotState::Failed(message) => Some(message.clone()),
+            _ => None,
+        });
+        match failed {
+            Some(message) if instances == 0 => {
+                tracing::error!(pipeline = name, "Error loading pipeline: {message}");
                 self.shutdown(Duration::from_secs(1)).await;
                 self.supervisor.send(FromEngine::Phase(Phase::Failed { message: message.clone() })).await;
                 return Err(EngineError::Load(message));
             }
+            Some(message) => {
+                let wanted = self.slots.len();
+                tracing::warn!(pipeline = name, instances, wanted, "Not every instance could be loaded: {message}");
+            }
+            None => {}
         }
+        let load_ms = took.as_millis() as u64;
+        self.metrics.load_seconds.set(took.as_secs_f64());
+        tracing::debug!(pipeline = name, load_ms, instances, "The pipeline is warm.");
+        self.supervisor.send(FromEngine::Phase(Phase::Ready { load_ms, instances })).await;
         Ok(())
+    }
+
+    /// A slot without a session, a warm one before one that still loads.
+    fn free(&self) -> Option<usize> {
+        let taken = |slot: usize| self.sessions.values().any(|session| session.slot() == slot);
+        let free = self.slots.iter().enumerate().filter(|&(number, _)| !taken(number));
+        let usable = free.filter(|(_, slot)| !matches!(slot.state, SlotState::Failed(_)));
+        usable.min_by_key(|(_, slot)| slot.state == SlotState::Loading).map(|(number, _)| number)
     }
 
     async fn order(&mut self, order: ToEngine) {
@@ -272,6 +332,10 @@ impl Host {
             ToEngine::Update { id, session, params } => {
                 let target = match session {
                     Some(session) => self.sessions.get(&session),
+                    None if self.sessions.len() > 1 => {
+                        let outcome = Outcome::BadRequest { message: SEVERAL.into() };
+                        return self.supervisor.send(FromEngine::Reply { id, outcome }).await;
+                    }
                     None => self.sessions.values().next(),
                 };
                 let outcome = match target.map(|session| session.update(params)) {
@@ -328,28 +392,27 @@ impl Host {
         if let Err(message) = check_urls(request) {
             return Outcome::BadRequest { message };
         }
-        if self.sessions.len() >= self.config.capacity {
-            return Outcome::Busy;
-        }
+        let Some(slot) = self.free() else { return Outcome::Busy };
         let params = order.resume.as_ref().map_or(&request.params, |resume| &resume.params);
         let checked = match self.pipeline.check(params) {
             Ok(checked) => checked,
             Err(error) => return Outcome::BadParams { field: error.field, reason: error.reason },
         };
         let deps = Deps {
+            slot,
             supervisor: self.supervisor.clone(),
             config: self.config.clone(),
             client: self.client.clone(),
             metrics: self.metrics.clone(),
-            pool: self.pool.clone(),
+            pool: self.slots[slot].pool.clone(),
             tracer: self.tracer.clone(),
             ended: self.ended.clone(),
             tasks: self.tasks.clone(),
         };
         let session = order.session;
-        match Handle::start(deps, &self.model, self.pipeline, checked, order, Instant::now()) {
+        match Handle::start(deps, &self.slots[slot].model, self.pipeline, checked, order, Instant::now()) {
             Ok(handle) => {
-                if !self.loaded {
+                if self.slots[slot].state == SlotState::Loading {
                     handle.notice(format!("Loading {}…", self.pipeline.name()));
                 }
                 self.sessions.insert(session, handle);

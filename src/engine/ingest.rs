@@ -40,7 +40,7 @@ pub async fn read(
     first_segment: impl FnOnce(),
 ) -> String {
     let mut first_segment = Some(first_segment);
-    let gauge = |kind, value: u64| shared.metrics.trickle.with_label_values(&["input", kind]).set(value as i64);
+    let gauge = |kind, value| shared.metrics.happened(shared.slot, "input", kind, value);
     loop {
         let mut segment = match subscriber.next().await {
             Ok(Some(segment)) => segment,

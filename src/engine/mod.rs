@@ -5,7 +5,7 @@
 //! | thread | life | does |
 //! | --- | --- | --- |
 //! | main | engine | the tokio runtime: link, trickle, control, events, timers |
-//! | `weir-model` | engine | loads the pipeline, owns it, processes frames |
+//! | `weir-model` | engine, one a slot | loads an instance of the pipeline, owns it, processes frames |
 //! | `weir-load` | one load | loads another graph beside a running stream |
 //! | `weir-trace` | engine | writes the trace of every frame, where one is wanted |
 //! | `weir-decode` | session | transport stream, H.264, scale and crop |

@@ -1,10 +1,12 @@
-//! The model thread: owns the loaded pipeline for the life of the engine and serves one session after another.
+//! A model thread: owns one loaded instance of the pipeline for the life of the engine and serves one session after
+//! another. An engine has one for each slot (decision 0006).
 //!
-//! It is the only thread that touches a device session. Between two frames it takes new parameters; an update that needs
+//! It is the only thread that touches its device session. Between two frames it takes new parameters; an update that needs
 //! another graph is loaded on a thread of its own while this one goes on with the old graph.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,11 +24,11 @@ const LOOK: Duration = Duration::from_millis(50);
 /// What the model thread says.
 #[derive(Debug)]
 pub enum Said {
-    /// The first load moves on.
+    /// The load moves on.
     Loading(String),
-    /// Warm; the first load took this long.
+    /// Warm; the load took this long.
     Ready(Duration),
-    /// The first load failed; the thread is over.
+    /// The load failed; the thread is over.
     Failed(String),
 }
 
@@ -43,7 +45,9 @@ struct Work {
 }
 
 impl Model {
-    /// Starts the thread, which at once loads `pipeline` with `params`. `say` is called on that thread.
+    /// Starts the thread, which loads `pipeline` with `params` as soon as nobody else holds `turn`: instances load one
+    /// after another, so that the second does not take what the first needs while it loads. `say` is called on that
+    /// thread.
     ///
     /// # Errors
     /// When the system has no thread to give.
@@ -52,13 +56,17 @@ impl Model {
         params: Checked,
         config: Arc<Config>,
         pool: FramePool,
+        turn: Arc<Mutex<()>>,
         say: impl Fn(Said) + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
         let (sessions, work) = sync_channel(1);
         let thread = std::thread::Builder::new().name("weir-model".into()).spawn(move || {
+            let ours = turn.lock().unwrap_or_else(PoisonError::into_inner);
             let began = Instant::now();
             let progress = |line: &str| say(Said::Loading(line.to_owned()));
-            match load(pipeline, &config, &pool, &params, &progress) {
+            let loaded = load(pipeline, &config, &pool, &params, &progress);
+            drop(ours);
+            match loaded {
                 Ok(processor) => {
                     say(Said::Ready(began.elapsed()));
                     Worker { pipeline, config, pool, processor }.serve(&work);
@@ -199,6 +207,7 @@ impl Worker {
             cost.add(done - started);
             shared.metrics.passed(Queue::Model);
             shared.metrics.model_busy.inc_by((done - started).as_secs_f64());
+            shared.model_us.fetch_add((done - started).as_micros() as u64, Ordering::Relaxed);
             shared.meter.busy(done - started);
             let picture = match result {
                 Ok(mut frame) => {
@@ -299,7 +308,8 @@ mod tests {
             pipeline.check(params.as_object().unwrap()).unwrap()
         };
         let pool = FramePool::new(24);
-        let model = Model::start(pipeline, check(0, 0), Arc::new(Config::default()), pool.clone(), |_| {}).unwrap();
+        let config = Arc::new(Config::default());
+        let model = Model::start(pipeline, check(0, 0), config, pool.clone(), Arc::default(), |_| {}).unwrap();
         let shared = {
             let now = Instant::now();
             let clock = Clock { at: now, unix_ns: 0 };
@@ -311,7 +321,7 @@ mod tests {
                 Carry { number: 0, from_ms: 0, billed_until_ns: 0 },
                 Arc::new(Tracer::new()),
             );
-            Shared::new(1, pipeline, pool.clone(), Arc::new(Metrics::new().unwrap()), meter, now)
+            Shared::new((1, 0), pipeline, pool.clone(), Arc::new(Metrics::new().unwrap()), meter, now)
         };
         assert!(model.serve(shared.clone(), check(0, 0)));
         wait("the model opens", || shared.ready());

@@ -29,6 +29,33 @@ pub struct Watch {
     told_params: Option<String>,
     told_restart: bool,
     told_ms: u64,
+    share: Share,
+}
+
+/// Time over which [`Watch::model_share`] looks back, at least.
+const SHARE: Duration = Duration::from_secs(2);
+
+/// How much of the time the model works on a session.
+#[derive(Debug)]
+struct Share {
+    since: Instant,
+    us: u64,
+    /// Of the last whole look with a frame in it; `None` before the first.
+    last: Option<f64>,
+}
+
+impl Share {
+    fn look(&mut self, us: u64, now: Instant) {
+        let time = now.saturating_duration_since(self.since);
+        if time < SHARE {
+            return;
+        }
+        let worked = us.saturating_sub(self.us);
+        if worked > 0 {
+            self.last = Some((worked as f64 / 1e6 / time.as_secs_f64()).min(1.0));
+        }
+        (self.since, self.us) = (now, us);
+    }
 }
 
 impl Watch {
@@ -53,7 +80,13 @@ impl Watch {
             told_params: None,
             told_restart: false,
             told_ms: start_ms,
+            share: Share { since: now, us: 0, last: None },
         }
+    }
+
+    /// The part of the time that the model worked on the session's frames of late, 0 to 1; `None` before it had any.
+    pub fn model_share(&self) -> Option<f64> {
+        self.share.last
     }
 
     /// Remembers the newest error.
@@ -76,6 +109,7 @@ impl Watch {
         };
         count(shared.frames_in.load(Ordering::Relaxed), &mut self.frames_in, &mut self.input);
         count(shared.frames_out.load(Ordering::Relaxed), &mut self.frames_out, &mut self.output);
+        self.share.look(shared.model_us.load(Ordering::Relaxed), now);
         let seen = &mut self.seen;
         seen.pipeline = match shared.ready_at.get() {
             Some(at) if shared.ready() => PipelineState::Ready(at),

@@ -48,8 +48,10 @@ pub struct Order {
     pub resume: Option<Resume>,
 }
 
-/// What every session of an engine uses.
+/// What a session uses of its engine.
 pub(super) struct Deps {
+    /// Its place among the sessions of the engine, counted from zero.
+    pub slot: usize,
     pub supervisor: ToSupervisor,
     pub config: Arc<Config>,
     pub client: Client,
@@ -100,9 +102,10 @@ impl Handle {
         now: Instant,
     ) -> Result<Self, String> {
         let meter = meter(&deps, &order, checked.size, now);
-        let shared = Shared::new(order.session, pipeline, deps.pool.clone(), deps.metrics.clone(), meter, now);
+        let numbers = (order.session, deps.slot);
+        let shared = Shared::new(numbers, pipeline, deps.pool.clone(), deps.metrics.clone(), meter, now);
         shared.notice(format!("Loading {}…", pipeline.name()));
-        deps.metrics.begin_session();
+        deps.metrics.begin_session(deps.slot);
         if !model.serve(shared.clone(), checked.clone()) {
             return Err("the model thread does not take sessions".into());
         }
@@ -177,6 +180,11 @@ impl Handle {
     /// Milliseconds that the slowest stage thread has been inside one call.
     pub fn busy_ms(&self, now: Instant) -> u64 {
         self.shared.busy_ms(now)
+    }
+
+    /// The slot that it runs in.
+    pub fn slot(&self) -> usize {
+        self.shared.slot
     }
 }
 
@@ -540,6 +548,7 @@ impl Session {
             status: Value::Object(watch.status(&self.shared, current)),
             params: (*current.given).clone(),
             control_seq: Some(control_seq),
+            model_share: watch.model_share(),
         }));
     }
 

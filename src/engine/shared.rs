@@ -99,6 +99,8 @@ pub struct Fault {
 pub struct Shared {
     /// The supervisor's number for the session.
     pub id: u64,
+    /// The slot that it runs in, counted from zero.
+    pub slot: usize,
     /// The pipeline that runs.
     pub pipeline: &'static dyn Pipeline,
     /// Ends everything at once, without draining.
@@ -115,7 +117,7 @@ pub struct Shared {
     pub changed: Notify,
     /// Parameters that the model has not seen yet.
     pub params: Latest<Checked>,
-    /// The engine's picture buffers.
+    /// The session's picture buffers.
     pub pool: FramePool,
     /// True while the model takes frames; otherwise each one becomes an overlay picture.
     pub model_ready: AtomicBool,
@@ -157,6 +159,8 @@ pub struct Shared {
     pub busy: [Moment; 3],
     /// The engine's counters.
     pub metrics: Arc<Metrics>,
+    /// Microseconds that the model has worked on frames of the session.
+    pub model_us: AtomicU64,
     /// The stream's own.
     pub meter: Meter,
     /// When the session began.
@@ -176,13 +180,13 @@ pub const ENCODE: usize = 2;
 
 /// Frames that may wait for the model: a burst of the input.
 const INPUT_QUEUE: usize = 24;
-/// Picture buffers of an engine: both queues, one in each stage, one kept as the last good picture, and a few to spare.
+/// Picture buffers of a slot: both queues, one in each stage, one kept as the last good picture, and a few to spare.
 pub const BUFFERS: usize = 60;
 
 impl Shared {
-    /// The state of a session that begins at `now`.
+    /// The state of the session of number `id` in `slot`, which begins at `now`.
     pub fn new(
-        id: u64,
+        (id, slot): (u64, usize),
         pipeline: &'static dyn Pipeline,
         pool: FramePool,
         metrics: Arc<Metrics>,
@@ -192,6 +196,7 @@ impl Shared {
         let moment = || Moment::new(now);
         Arc::new(Self {
             id,
+            slot,
             pipeline,
             cancel: CancellationToken::new(),
             reading: CancellationToken::new(),
@@ -221,6 +226,7 @@ impl Shared {
             fault: Latest::default(),
             busy: [moment(), moment(), moment()],
             metrics,
+            model_us: AtomicU64::new(0),
             meter,
             began: now,
             input_pieces: OnceLock::new(),
@@ -306,17 +312,17 @@ impl Shared {
     /// Shows the codecs at work in the engine's counters.
     pub fn show_codecs(&self) {
         let (decoder, encoder) = self.meter.codecs();
-        self.metrics.set_codecs(&decoder, &encoder);
+        self.metrics.set_codecs(self.slot, &decoder, &encoder);
     }
 
     /// Shows what waits before each stage at `now` in the engine's counters.
     pub fn show_queues(&self, now: Instant) {
         let age = |at: Option<Instant>| at.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
         let model = self.input.oldest(|frame| frame.stamps.decoded).flatten();
-        self.metrics.waits(Queue::Decode, waiting(&self.input_pieces), 0.0);
-        self.metrics.waits(Queue::Model, self.input.len(), age(model));
-        self.metrics.waits(Queue::Encode, self.output.pictures(), age(self.output.oldest()));
-        self.metrics.waits(Queue::Publish, waiting(&self.output_pieces), 0.0);
+        self.metrics.waits(self.slot, Queue::Decode, waiting(&self.input_pieces), 0.0);
+        self.metrics.waits(self.slot, Queue::Model, self.input.len(), age(model));
+        self.metrics.waits(self.slot, Queue::Encode, self.output.pictures(), age(self.output.oldest()));
+        self.metrics.waits(self.slot, Queue::Publish, waiting(&self.output_pieces), 0.0);
     }
 
     /// A frame ended at `place`.

@@ -124,7 +124,7 @@ pub enum ToEngine {
     Update {
         /// Of the reply.
         id: u64,
-        /// The session; `None` for the only one.
+        /// The session; `None` for the only one, an error while several run.
         session: Option<u64>,
         /// The new parameters.
         params: Map<String, Value>,
@@ -202,12 +202,19 @@ pub enum Phase {
     Ready {
         /// Milliseconds that loading took.
         load_ms: u64,
+        /// Instances of the pipeline that are loaded, which is how many sessions can run at a time.
+        #[serde(default = "one")]
+        instances: usize,
     },
     /// Loading failed; the engine exits after this message.
     Failed {
         /// The library's own message with what to do.
         message: String,
     },
+}
+
+fn one() -> usize {
+    1
 }
 
 /// What a session looks like from outside.
@@ -223,6 +230,9 @@ pub struct SessionReport {
     pub params: Map<String, Value>,
     /// The next control segment to read.
     pub control_seq: Option<u64>,
+    /// The part of the time that the model works on the session's frames, 0 to 1; none before it had any.
+    #[serde(default)]
+    pub model_share: Option<f64>,
 }
 
 /// From the engine to the supervisor.

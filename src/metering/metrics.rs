@@ -1,5 +1,8 @@
 //! The engine's Prometheus registry. Labels come from closed sets; [`Metrics::text`] is what `/metrics` shows.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use prometheus::{
     Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -34,6 +37,11 @@ impl Queue {
             Queue::Publish => "publish",
         }
     }
+
+    /// Whether it holds pictures; only those have an age.
+    fn pictures(self) -> bool {
+        matches!(self, Queue::Model | Queue::Encode)
+    }
 }
 
 /// Stages whose errors are counted.
@@ -45,7 +53,8 @@ const TRICKLE: [(&str, &[&str]); 2] = [
     ("output", &["segments", "broken", "skipped", "stalled", "retries"]),
 ];
 
-/// Counters and histograms of one engine. No call for a frame takes a lock.
+/// Counters and histograms of one engine. What is counted is summed over its sessions; what is looked at (queues,
+/// channels, codecs) carries the slot of its session as a label. No call for a frame takes a lock.
 pub struct Metrics {
     registry: Registry,
     /// Frames decoded.
@@ -59,8 +68,7 @@ pub struct Metrics {
     pub bytes_in: IntCounter,
     /// Bytes of output.
     pub bytes_out: IntCounter,
-    /// Trickle happenings by channel (`input`, `output`, `control`, `events`) and kind.
-    pub trickle: IntGaugeVec,
+    trickle: IntGaugeVec,
     /// Parameter updates by result (`applied`, `refused`).
     pub updates: IntCounterVec,
     /// Errors by stage (`model`, `decode`, `encode`, `trickle`).
@@ -73,14 +81,15 @@ pub struct Metrics {
     passed: [IntCounter; Queue::ALL.len()],
     /// Seconds that the model worked on frames.
     pub model_busy: Counter,
-    depth: [IntGauge; Queue::ALL.len()],
-    /// Only pictures have an age.
-    age: [Option<Gauge>; Queue::ALL.len()],
+    depth: IntGaugeVec,
+    age: GaugeVec,
     /// Seconds that the last load of the pipeline took.
     pub load_seconds: Gauge,
     /// Seconds from a start request to the first processed picture that left.
     pub first_frame: Histogram,
     codecs: IntGaugeVec,
+    /// What `codecs` shows, by slot.
+    shown: Mutex<BTreeMap<usize, [String; 2]>>,
 }
 
 impl Metrics {
@@ -110,8 +119,8 @@ impl Metrics {
         )?;
         registry.register(Box::new(stages.clone()))?;
         let trickle = IntGaugeVec::new(
-            Opts::new("weir_trickle", "Happenings on the channels of the running session, by channel and kind."),
-            &["channel", "kind"],
+            Opts::new("weir_trickle", "Happenings on the channels of a running session, by slot, channel and kind."),
+            &["slot", "channel", "kind"],
         )?;
         registry.register(Box::new(trickle.clone()))?;
         let sessions = IntGauge::new("weir_sessions", "Sessions that run.")?;
@@ -125,10 +134,11 @@ impl Metrics {
             errors.with_label_values(&[stage]);
         }
         let passed = counters("weir_stage_frames_total", "Frames that passed a stage.", &["stage"])?;
-        let depth = IntGaugeVec::new(Opts::new("weir_queue_depth", "What waits before a stage."), &["stage"])?;
+        let depth =
+            IntGaugeVec::new(Opts::new("weir_queue_depth", "What waits before a stage, by slot."), &["slot", "stage"])?;
         registry.register(Box::new(depth.clone()))?;
-        let age = Opts::new("weir_queue_age_seconds", "Age of the oldest picture that waits before a stage.");
-        let age = GaugeVec::new(age, &["stage"])?;
+        let age = Opts::new("weir_queue_age_seconds", "Age of the oldest picture that waits before a stage, by slot.");
+        let age = GaugeVec::new(age, &["slot", "stage"])?;
         registry.register(Box::new(age.clone()))?;
         let model_busy = Counter::new("weir_model_busy_seconds_total", "Time that the model worked on frames.")?;
         registry.register(Box::new(model_busy.clone()))?;
@@ -139,8 +149,8 @@ impl Metrics {
                 .buckets(vec![0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0]),
         )?;
         registry.register(Box::new(first_frame.clone()))?;
-        let codecs = Opts::new("weir_codec_info", "Decoder and encoder of the running session.");
-        let codecs = IntGaugeVec::new(codecs, &["decoder", "encoder"])?;
+        let codecs = Opts::new("weir_codec_info", "Decoder and encoder of a running session, by slot.");
+        let codecs = IntGaugeVec::new(codecs, &["slot", "decoder", "encoder"])?;
         registry.register(Box::new(codecs.clone()))?;
         Ok(Self {
             decoded: counter("weir_frames_decoded_total", "Frames decoded.")?,
@@ -157,14 +167,12 @@ impl Metrics {
             sessions,
             passed: Queue::ALL.map(|queue| passed.with_label_values(&[queue.label()])),
             model_busy,
-            depth: Queue::ALL.map(|queue| depth.with_label_values(&[queue.label()])),
-            age: Queue::ALL.map(|queue| {
-                let pictures = matches!(queue, Queue::Model | Queue::Encode);
-                pictures.then(|| age.with_label_values(&[queue.label()]))
-            }),
+            depth,
+            age,
             load_seconds,
             first_frame,
             codecs,
+            shown: Mutex::default(),
             registry,
         })
     }
@@ -184,19 +192,31 @@ impl Metrics {
         self.passed[queue as usize].inc();
     }
 
-    /// What waits in a queue, and the age in seconds of the oldest picture there.
-    pub fn waits(&self, queue: Queue, depth: usize, age: f64) {
-        self.depth[queue as usize].set(depth as i64);
-        if let Some(gauge) = &self.age[queue as usize] {
-            gauge.set(age);
+    /// What waits in a queue of the session in `slot`, and the age in seconds of the oldest picture there.
+    pub fn waits(&self, slot: usize, queue: Queue, depth: usize, age: f64) {
+        let slot = slot.to_string();
+        self.depth.with_label_values(&[slot.as_str(), queue.label()]).set(depth as i64);
+        if queue.pictures() {
+            self.age.with_label_values(&[slot.as_str(), queue.label()]).set(age);
         }
     }
 
-    /// The codecs of the running session, FFmpeg's names; empty ones are not shown.
-    pub fn set_codecs(&self, decoder: &str, encoder: &str) {
-        self.codecs.reset();
+    /// Shows what happened so far on a channel (`input`, `output`) of the session in `slot`.
+    pub fn happened(&self, slot: usize, channel: &str, kind: &str, count: u64) {
+        self.trickle.with_label_values(&[slot.to_string().as_str(), channel, kind]).set(count as i64);
+    }
+
+    /// The codecs of the session in `slot`, FFmpeg's names; empty ones are not shown.
+    pub fn set_codecs(&self, slot: usize, decoder: &str, encoder: &str) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let label = slot.to_string();
+        if let Some([decoder, encoder]) = shown.remove(&slot) {
+            // It is there: it was set with the entry.
+            let _ = self.codecs.remove_label_values(&[label.as_str(), decoder.as_str(), encoder.as_str()]);
+        }
         if !decoder.is_empty() || !encoder.is_empty() {
-            self.codecs.with_label_values(&[decoder, encoder]).set(1);
+            self.codecs.with_label_values(&[label.as_str(), decoder, encoder]).set(1);
+            shown.insert(slot, [decoder.to_owned(), encoder.to_owned()]);
         }
     }
 
@@ -216,21 +236,29 @@ impl Metrics {
         self.published.iter().map(IntCounter::get).sum()
     }
 
-    /// Forgets the channel figures of the session before.
-    pub fn begin_session(&self) {
-        self.end_session();
+    /// Begins the series that belong to the session in `slot`.
+    pub fn begin_session(&self, slot: usize) {
+        self.set_codecs(slot, "", "");
+        Queue::ALL.into_iter().for_each(|queue| self.waits(slot, queue, 0, 0.0));
         for (channel, kinds) in TRICKLE {
-            for kind in kinds {
-                self.trickle.with_label_values(&[channel, kind]).set(0);
-            }
+            kinds.iter().for_each(|kind| self.happened(slot, channel, kind, 0));
         }
     }
 
-    /// Ends the series that belong to one session.
-    pub fn end_session(&self) {
-        self.trickle.reset();
-        self.codecs.reset();
-        Queue::ALL.into_iter().for_each(|queue| self.waits(queue, 0, 0.0));
+    /// Ends the series that belong to the session in `slot`.
+    pub fn end_session(&self, slot: usize) {
+        self.set_codecs(slot, "", "");
+        let slot = slot.to_string();
+        // What was never set cannot be removed, and need not be.
+        for queue in Queue::ALL {
+            let _ = self.depth.remove_label_values(&[slot.as_str(), queue.label()]);
+            let _ = self.age.remove_label_values(&[slot.as_str(), queue.label()]);
+        }
+        for (channel, kinds) in TRICKLE {
+            for kind in kinds {
+                let _ = self.trickle.remove_label_values(&[slot.as_str(), channel, kind]);
+            }
+        }
     }
 
     /// Prometheus text, version 0.0.4.
@@ -278,12 +306,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_series_of_a_slot_end_with_its_session() {
+        let metrics = Metrics::new().unwrap();
+        for slot in [0, 1] {
+            metrics.begin_session(slot);
+            metrics.set_codecs(slot, "h264", "libx264");
+            metrics.waits(slot, Queue::Model, 3, 0.5);
+        }
+        metrics.end_session(0);
+        let text = metrics.text();
+        let of = |slot: &str| text.lines().filter(|line| line.contains(slot)).count();
+        assert_eq!(of("slot=\"0\""), 0, "{text}");
+        assert_eq!(of("slot=\"1\""), 4 + 2 + TRICKLE.iter().map(|(_, kinds)| kinds.len()).sum::<usize>() + 1, "{text}");
+    }
+
     /// Dashboards read these names; a change here is a change of contract.
     #[test]
     fn names_and_labels_stay() {
         let metrics = Metrics::new().unwrap();
-        metrics.begin_session();
-        metrics.set_codecs("h264", "libx264");
+        metrics.begin_session(0);
+        metrics.set_codecs(0, "h264", "libx264");
         let text = metrics.text();
         let mut lines: Vec<String> = Vec::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {

@@ -19,6 +19,53 @@ enum Hold {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
+/// What may be in use before another session is refused although a slot is free.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Limits {
+    /// Part of the time that the model may work, all sessions together; 0 for no limit.
+    pub load: f64,
+    /// Bytes of GPU memory that must be free.
+    pub free_memory: u64,
+}
+
+/// Whether one more session fits beside those that run. `shares` are the parts of the time that the model works on each
+/// of them, `seen` on the last session that was measured, `free_memory` what the GPU has left in bytes; none of it where
+/// it is not known. The first session always fits: there is nobody whose frames it could cost.
+///
+/// What is not known is taken to be like the dearest of those that are known; if none is, there is nothing to refuse by.
+///
+/// # Errors
+/// Why it does not fit, for people.
+pub(super) fn fits(
+    limits: Limits,
+    shares: &[Option<f64>],
+    seen: Option<f64>,
+    free_memory: Option<u64>,
+) -> Result<(), String> {
+    if shares.is_empty() {
+        return Ok(());
+    }
+    if let Some(free) = free_memory
+        && free < limits.free_memory
+    {
+        let mib = |bytes: u64| bytes >> 20;
+        return Err(format!("the GPU has {} MiB free, {} MiB are to stay free", mib(free), mib(limits.free_memory)));
+    }
+    let known = shares.iter().copied().flatten().reduce(f64::max).or(seen);
+    let Some(one) = known.filter(|_| limits.load > 0.0) else { return Ok(()) };
+    let all: f64 = shares.iter().map(|share| share.unwrap_or(one)).sum();
+    if all + one <= limits.load {
+        return Ok(());
+    }
+    Err(format!(
+        "the model works {:.0} % of the time for {} streams, another would need {:.0} %, and {:.0} % are allowed",
+        all * 100.0,
+        shares.len(),
+        one * 100.0,
+        limits.load * 100.0
+    ))
+}
+
 /// The slots. Numbers of sessions are never used twice.
 #[derive(Debug)]
 pub(super) struct Admission {
@@ -31,6 +78,16 @@ impl Admission {
     /// `capacity` free slots.
     pub fn new(capacity: usize) -> Self {
         Self { capacity, held: BTreeMap::new(), next: 1 }
+    }
+
+    /// There are so many slots from now on. Sessions that run keep theirs.
+    pub fn resize(&mut self, capacity: usize) {
+        self.capacity = capacity;
+    }
+
+    /// How many slots there are.
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Takes a slot for a start request and gives its session number.
@@ -112,6 +169,45 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn one_more_session_fits_or_not() {
+        let limits = Limits { load: 0.9, free_memory: 100 << 20 };
+        type Row<'a> = (&'a [Option<f64>], Option<f64>, Option<u64>, bool);
+        let rows: [Row<'_>; 11] = [
+            (&[], Some(1.0), Some(0), true),
+            (&[None], None, None, true),
+            (&[None], Some(0.45), None, true),
+            (&[None], Some(0.46), None, false),
+            (&[Some(0.3)], Some(0.9), None, true),
+            (&[Some(0.3), Some(0.3)], None, None, true),
+            (&[Some(0.3), Some(0.35)], None, None, false),
+            (&[Some(0.31), None], None, None, false),
+            (&[Some(1.0)], None, None, false),
+            (&[Some(0.1)], None, Some(99 << 20), false),
+            (&[Some(0.1)], None, Some(100 << 20), true),
+        ];
+        for (shares, seen, memory, fit) in rows {
+            assert_eq!(fits(limits, shares, seen, memory).is_ok(), fit, "{shares:?} {seen:?} {memory:?}");
+        }
+        let off = Limits { load: 0.0, free_memory: 0 };
+        assert_eq!(fits(off, &[Some(1.0)], None, Some(0)), Ok(()));
+        let why = fits(limits, &[Some(0.5), None], None, None).expect_err("too much");
+        let expected = "the model works 100 % of the time for 2 streams, another would need 50 %, and 90 % are allowed";
+        assert_eq!(why, expected);
+    }
+
+    #[test]
+    fn fewer_slots_take_nothing_from_those_who_have_one() {
+        let mut slots = Admission::new(2);
+        let (first, second) = (slots.reserve().expect("free"), slots.reserve().expect("free"));
+        slots.resize(1);
+        assert!(slots.holds(first) && slots.holds(second));
+        slots.release(first);
+        assert_eq!(slots.reserve(), Err(Full));
+        slots.release(second);
+        assert!(slots.reserve().is_ok());
+    }
 
     #[test]
     fn one_slot_is_sold_once() {

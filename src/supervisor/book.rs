@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::accounts::{Accounts, stream};
-use super::admission::{Admission, Full};
+use super::admission::{Admission, Full, Limits, fits};
 use crate::health::{self, State, Status, Word};
 use crate::link::{FromEngine, Outcome, Phase, Resume, SessionReport, StreamRequest, ToEngine};
 use crate::metering::ledger::{Body, GpuUse};
@@ -20,6 +20,8 @@ use crate::metering::{Carry, Interval, without_addresses};
 pub(super) enum Refusal {
     /// Every slot is in use.
     Full,
+    /// A slot is free, but there is too little left of the machine; why.
+    Load(String),
     /// The process ends.
     Ending,
     /// The engine was given up.
@@ -128,6 +130,11 @@ pub(super) enum Note {
 pub(super) struct Book {
     pipeline: String,
     admission: Admission,
+    limits: Limits,
+    /// Slots that are set; the engine may have room for fewer.
+    wanted: usize,
+    /// The part of the time that the model worked on the session that was measured last.
+    share_seen: Option<f64>,
     sessions: BTreeMap<u64, Session>,
     pending: BTreeMap<u64, Pending>,
     next_id: u64,
@@ -149,6 +156,8 @@ pub(super) struct GpuNow {
     pub name: String,
     /// Bytes in use.
     pub memory_bytes: u64,
+    /// Bytes that are free.
+    pub free_bytes: u64,
     /// Millijoules since its driver was loaded.
     pub energy_mj: Option<u64>,
 }
@@ -158,10 +167,13 @@ const MOST_PENDING: usize = 256;
 
 impl Book {
     /// Nothing has happened; the engine is about to load.
-    pub fn new(pipeline: &str, capacity: usize, now: Instant) -> Self {
+    pub fn new(pipeline: &str, capacity: usize, limits: Limits, now: Instant) -> Self {
         Self {
             pipeline: pipeline.to_owned(),
             admission: Admission::new(capacity),
+            limits,
+            wanted: capacity,
+            share_seen: None,
             sessions: BTreeMap::new(),
             pending: BTreeMap::new(),
             next_id: 1,
@@ -218,9 +230,28 @@ impl Book {
             return Err(Refusal::Ending);
         }
         self.admission.expire(now).iter().for_each(|session| drop(self.sessions.remove(session)));
+        if self.admission.in_use() < self.admission.capacity() {
+            let shares = self.shares();
+            let free = self.gpu.as_ref().map(|gpu| gpu.free_bytes);
+            fits(self.limits, &shares, self.share_seen, free).map_err(Refusal::Load)?;
+        }
         let session = self.admission.reserve().map_err(|Full| Refusal::Full)?;
         self.refresh(now);
         Ok(session)
+    }
+
+    /// The part of the time that the model works on each session that holds a slot; none where it is not known.
+    fn shares(&self) -> Vec<Option<f64>> {
+        let share = |session: &Session| session.report.as_ref().and_then(|report| report.model_share);
+        let mut shares: Vec<Option<f64>> = self.sessions.values().map(share).collect();
+        // Starts that are under way.
+        shares.resize(self.admission.in_use().max(shares.len()), None);
+        shares
+    }
+
+    /// Sessions that can run at a time.
+    pub fn capacity(&self) -> usize {
+        self.admission.capacity()
     }
 
     /// Gives a slot back that the engine never took.
@@ -234,12 +265,18 @@ impl Book {
         self.admission.close(session, until);
     }
 
-    /// The only session, or the one of that number. Gives its number.
+    /// The session of that number, or the only one. Gives its number; none while several run and none is named.
     pub fn find(&self, session: Option<u64>) -> Option<u64> {
         match session {
             Some(session) => self.sessions.contains_key(&session).then_some(session),
+            None if self.sessions.len() > 1 => None,
             None => self.sessions.keys().next().copied(),
         }
+    }
+
+    /// Sessions that run.
+    pub fn running(&self) -> usize {
+        self.sessions.len()
     }
 
     /// The session that was started under `id`, or that belongs to the stream `id`.
@@ -300,6 +337,7 @@ impl Book {
     /// The engine is about to be started.
     pub fn engine_starts(&mut self, now: Instant) {
         self.engine = Engine::Loading("starting".into());
+        self.admission.resize(self.wanted);
         self.refresh(now);
     }
 
@@ -378,8 +416,9 @@ impl Book {
         match message {
             FromEngine::Hello { .. } | FromEngine::Beat { .. } => {}
             FromEngine::Phase(Phase::Loading { detail }) => self.engine = Engine::Loading(detail),
-            FromEngine::Phase(Phase::Ready { load_ms }) => {
+            FromEngine::Phase(Phase::Ready { load_ms, instances }) => {
                 self.engine = Engine::Warm;
+                self.admission.resize(instances.min(self.wanted));
                 notes.push(Note::Warm(load_ms));
             }
             // The engine ends after this; what follows is decided then.
@@ -415,14 +454,15 @@ impl Book {
         notes
     }
 
-    /// The status object of a session, or of the process when there is none.
+    /// The status object of a session (`None`: the oldest), or of the process when there is none.
     pub fn status(&self, session: Option<u64>) -> Value {
         let state = match (&self.engine, self.sessions.is_empty()) {
             (Engine::Failed(_), _) => State::Error,
             (Engine::Loading(_), _) => State::Loading,
             (Engine::Warm, _) => State::Offline,
         };
-        let found = self.find(session).and_then(|session| self.sessions.get(&session));
+        let found = session.or_else(|| self.sessions.keys().next().copied());
+        let found = found.and_then(|session| self.sessions.get(&session));
         let reported = found.and_then(|session| session.report.as_ref().map(|report| report.status.clone()));
         match (reported, found) {
             (Some(mut status), _) => {
@@ -484,6 +524,7 @@ impl Book {
     }
 
     fn metered(&mut self, number: u64, interval: Value) -> Vec<Note> {
+        let part = self.part(number);
         let Some(session) = self.sessions.get_mut(&number) else { return Vec::new() };
         let interval: Interval = match serde_json::from_value(interval) {
             Ok(interval) => interval,
@@ -495,7 +536,7 @@ impl Book {
         session.carry = Some(interval.carry());
         let gpu = self.gpu.as_ref().map(|gpu| {
             let before = std::mem::replace(&mut session.energy_mj, gpu.energy_mj);
-            let used = gpu.energy_mj.zip(before).map(|(now, before)| now.saturating_sub(before) as f64 / 1000.0);
+            let used = gpu.energy_mj.zip(before).map(|(now, before)| now.saturating_sub(before) as f64 / 1000.0 * part);
             GpuUse { name: gpu.name.clone(), memory_bytes: gpu.memory_bytes, joules: used }
         });
         let stream = stream(&session.request, session.arrived_ms);
@@ -505,7 +546,18 @@ impl Book {
         vec![Note::Metered(pixels), Note::Ledger(Box::new(line))]
     }
 
+    /// What part of the GPU's energy is a session's: its part of the time that the model works, of all that run.
+    fn part(&self, number: u64) -> f64 {
+        let share = |session: &Session| session.report.as_ref().and_then(|report| report.model_share).unwrap_or(0.0);
+        let all: f64 = self.sessions.values().map(share).sum();
+        match self.sessions.get(&number) {
+            Some(session) if all > 0.0 => share(session) / all,
+            _ => 1.0 / self.sessions.len().max(1) as f64,
+        }
+    }
+
     fn reported(&mut self, report: SessionReport) {
+        self.share_seen = report.model_share.or(self.share_seen);
         let Some(session) = self.sessions.get_mut(&report.session) else { return };
         session.params = Some(report.params.clone());
         session.control_seq = session.control_seq.max(report.control_seq);
@@ -582,12 +634,18 @@ mod tests {
 
     use super::*;
 
-    const READY: FromEngine = FromEngine::Phase(Phase::Ready { load_ms: 1 });
+    const READY: FromEngine = FromEngine::Phase(Phase::Ready { load_ms: 1, instances: 2 });
+
+    const LIMITS: Limits = Limits { load: 0.9, free_memory: 0 };
+
+    fn book(capacity: usize, now: Instant) -> Book {
+        Book::new("noop", capacity, LIMITS, now)
+    }
 
     /// A book with a warm engine and one session, and the time.
     fn running() -> (Book, u64, Instant) {
         let now = Instant::now();
-        let mut book = Book::new("noop", 1, now);
+        let mut book = book(1, now);
         book.engine_said(READY, now);
         let session = book.reserve(now).expect("a slot");
         let (waiter, _answer) = oneshot::channel();
@@ -607,7 +665,55 @@ mod tests {
             status: json!({"state": state}),
             params: Map::new(),
             control_seq: Some(control_seq),
+            model_share: None,
         })
+    }
+
+    /// Starts a session in a book with a warm engine.
+    fn begin(book: &mut Book, now: Instant) -> Result<u64, Refusal> {
+        let session = book.reserve(now)?;
+        let id = book.expect(start(session, oneshot::channel().0)).expect("a number");
+        book.engine_said(FromEngine::Reply { id, outcome: Outcome::Accepted }, now);
+        Ok(session)
+    }
+
+    fn works(book: &mut Book, session: u64, share: f64, now: Instant) {
+        let FromEngine::Session(mut report) = report(session, "ONLINE", 1) else { return };
+        report.model_share = Some(share);
+        book.engine_said(FromEngine::Session(report), now);
+    }
+
+    #[test]
+    fn another_session_is_taken_while_the_model_has_time_for_it() {
+        let now = Instant::now();
+        let mut book = book(3, now);
+        book.engine_said(FromEngine::Phase(Phase::Ready { load_ms: 1, instances: 3 }), now);
+        let first = begin(&mut book, now).expect("room");
+        works(&mut book, first, 0.5, now);
+        assert!(matches!(begin(&mut book, now), Err(Refusal::Load(why)) if why.contains("50 %")));
+        works(&mut book, first, 0.3, now);
+        let second = begin(&mut book, now).expect("room");
+        // Nothing is known of the second yet; it is taken to be like the first.
+        let third = begin(&mut book, now).expect("room");
+        assert_eq!(begin(&mut book, now), Err(Refusal::Full));
+        assert_eq!(book.find(None), None, "several run and none is named");
+        assert_eq!((book.find(Some(third)), book.running(), book.part(second)), (Some(third), 3, 0.0));
+        works(&mut book, second, 0.1, now);
+        assert!((book.part(second) - 0.25).abs() < 1e-9);
+    }
+
+    #[test]
+    fn an_engine_with_less_room_than_set_is_sold_for_what_it_has() {
+        let now = Instant::now();
+        let mut book = book(3, now);
+        book.engine_said(FromEngine::Phase(Phase::Ready { load_ms: 1, instances: 1 }), now);
+        assert_eq!(book.capacity(), 1);
+        begin(&mut book, now).expect("room");
+        assert_eq!(begin(&mut book, now), Err(Refusal::Full));
+        book.engine_gone(1, now);
+        book.engine_starts(now);
+        assert_eq!(book.capacity(), 3, "the next engine may have more");
+        assert_eq!(book.engine_there("", &[], 0).len(), 1);
     }
 
     #[test]
@@ -662,7 +768,7 @@ mod tests {
     #[test]
     fn a_late_yes_to_a_start_that_was_given_up_starts_nothing() {
         let now = Instant::now();
-        let mut book = Book::new("noop", 1, now);
+        let mut book = book(1, now);
         book.engine_said(READY, now);
         let session = book.reserve(now).expect("a slot");
         let (waiter, answer) = oneshot::channel();
@@ -678,7 +784,7 @@ mod tests {
 
     #[test]
     fn too_many_questions_are_refused() {
-        let mut book = Book::new("noop", 1, Instant::now());
+        let mut book = book(1, Instant::now());
         let ask = |book: &mut Book| book.expect(Pending::Text(oneshot::channel().0));
         assert!((0..MOST_PENDING).all(|_| ask(&mut book).is_some()));
         assert_eq!(ask(&mut book), None);
@@ -692,7 +798,7 @@ mod tests {
         #[test]
         fn the_word_never_lies(steps in proptest::collection::vec((0u8..10, 1u64..6), 0..120)) {
             let mut now = Instant::now();
-            let mut book = Book::new("noop", 2, now);
+            let mut book = book(2, now);
             let mut asked = Vec::new();
             for (step, number) in steps {
                 now += Duration::from_secs(1);

@@ -25,6 +25,10 @@ pub struct Config {
     pub version: String,
     /// Sessions at a time.
     pub capacity: usize,
+    /// Part of the time that the model may work, all sessions together, before another one is refused; 0 for no limit.
+    pub max_load: f64,
+    /// Bytes of GPU memory that must be free for a session beside others.
+    pub min_free_memory: usize,
     /// Largest accepted request body in bytes.
     pub max_body: usize,
     /// Connections at a time.
@@ -125,6 +129,8 @@ impl Default for Config {
             model_id: "noop".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             capacity: 1,
+            max_load: 0.9,
+            min_free_memory: 256 << 20,
             max_body: 2 * 1024 * 1024,
             max_connections: 256,
             max_failures: 3,

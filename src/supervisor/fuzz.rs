@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use futures_util::FutureExt;
 
+use super::admission::Limits;
 use super::book::Book;
 use crate::link::{FromEngine, Reader, ToEngine};
 
@@ -11,7 +12,7 @@ pub use super::api::{fuzz_start_body, fuzz_stream_body};
 
 /// Feeds any bytes to both ends of the link, and what the supervisor understands to its book.
 pub fn fuzz_link(data: &[u8]) {
-    let mut book = Book::new("noop", 1, Instant::now());
+    let mut book = Book::new("noop", 1, Limits { load: 0.9, free_memory: 0 }, Instant::now());
     let mut reader = Reader::<_, FromEngine>::new(data);
     while let Some(Ok(Some(message))) = reader.next().now_or_never() {
         let _ = book.engine_said(message, Instant::now());

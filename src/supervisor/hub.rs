@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use super::Config;
+use super::admission::Limits;
 use super::book::{Book, GpuNow, Health, Note, Pending, Refusal, STOP_SLACK};
 use super::hardware::{Gpu, Hardware};
 use super::ledger::Ledger;
@@ -26,6 +27,9 @@ const SCRAPE_WAIT: Duration = Duration::from_millis(1000);
 
 /// Time between two questions to NVML.
 const GPU_LOOK: Duration = Duration::from_secs(1);
+
+/// What is said to a call that means one stream and does not say which.
+pub(super) const SEVERAL: &str = "several streams run; say which one is meant";
 
 /// Why a request found no good end.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -82,13 +86,14 @@ impl Hub {
     /// See [`Metrics::new`].
     pub fn new(config: Config) -> Result<Arc<Self>, prometheus::Error> {
         let metrics = Metrics::new(&config.version, config.capacity)?;
+        let limits = Limits { load: config.max_load, free_memory: config.min_free_memory as u64 };
         let ledger = Ledger::start(&config.ledger, env!("CARGO_PKG_VERSION"), metrics.clone());
         Ok(Arc::new(Self {
             metrics,
             ledger: Mutex::new(Some(ledger)),
             hardware: Hardware::default(),
             ending: CancellationToken::new(),
-            book: Mutex::new(Book::new(&config.model_id, config.capacity, Instant::now())),
+            book: Mutex::new(Book::new(&config.model_id, config.capacity, limits, Instant::now())),
             link: watch::Sender::new(None),
             tasks: TaskTracker::new(),
             config,
@@ -158,7 +163,9 @@ impl Hub {
         };
         let outcome = match &result {
             Ok(_) => "accepted",
-            Err(HubError::Refused(Refusal::Full | Refusal::Ending) | HubError::Engine(Outcome::Busy)) => "full",
+            Err(
+                HubError::Refused(Refusal::Full | Refusal::Load(_) | Refusal::Ending) | HubError::Engine(Outcome::Busy),
+            ) => "full",
             Err(HubError::Engine(Outcome::BadParams { .. } | Outcome::BadRequest { .. })) => "refused",
             Err(_) => "failed",
         };
@@ -183,6 +190,9 @@ impl Hub {
     pub async fn stop(&self, session: Option<u64>, reason: &str) -> Result<(), HubError> {
         let (session, ended) = {
             let mut book = self.book();
+            if session.is_none() && book.running() > 1 {
+                return Err(HubError::Engine(Outcome::BadRequest { message: SEVERAL.into() }));
+            }
             let session = book.find(session).ok_or(HubError::Engine(Outcome::NotFound))?;
             (session, book.wait_end(session).ok_or(HubError::Engine(Outcome::NotFound))?)
         };
@@ -216,6 +226,7 @@ impl Hub {
                 let now = |gpu: &Gpu| GpuNow {
                     name: gpu.name.clone(),
                     memory_bytes: gpu.memory_total.saturating_sub(gpu.memory_free),
+                    free_bytes: gpu.memory_free,
                     energy_mj: gpu.energy_mj,
                 };
                 let gpu = gpus.get(&device).map(now);
@@ -236,6 +247,7 @@ impl Hub {
         {
             let book = self.book();
             self.metrics.sessions.set(book.in_use() as i64);
+            self.metrics.capacity.set(book.capacity() as i64);
             self.metrics.warm.set(i64::from(book.warm()));
         }
         self.metrics.show_gpus(&self.hardware.gpus().await);

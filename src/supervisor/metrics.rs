@@ -26,6 +26,8 @@ pub(super) struct Metrics {
     byoc_calls: IntCounterVec,
     /// 1 while the capability is registered as far as we know.
     byoc_registered: IntGauge,
+    /// Slots.
+    pub capacity: IntGauge,
     /// Slots in use.
     pub sessions: IntGauge,
     /// 1 while the engine is warm.
@@ -69,7 +71,8 @@ impl Metrics {
             let gauge = IntGauge::with_opts(opts(name, help))?;
             registry.register(Box::new(gauge.clone())).map(|()| gauge)
         };
-        gauge("capacity", "Session slots.")?.set(capacity as i64);
+        let slots = gauge("capacity", "Session slots.")?;
+        slots.set(capacity as i64);
         let about = IntGaugeVec::new(Opts::new("version", "Version of the runner."), &["app", "version"])?;
         about.with_label_values(&["ai-runner", version]).set(1);
         registry.register(Box::new(about))?;
@@ -99,6 +102,7 @@ impl Metrics {
                 &["call", "outcome"],
             )?,
             byoc_registered: gauge("byoc_registered", "1 while the capability is registered.")?,
+            capacity: slots,
             sessions: gauge("sessions", "Session slots in use.")?,
             warm: gauge("engine_warm", "1 while the engine is warm.")?,
             load_ms: gauge("engine_load_milliseconds", "Time that the last load took.")?,

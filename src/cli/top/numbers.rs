@@ -29,6 +29,15 @@ impl Numbers {
         self.get(&format!("{name}{{{label}=\"{value}\"}}")).unwrap_or(0.0)
     }
 
+    /// The largest value of `name` with one label, whatever the others.
+    pub fn most(&self, name: &str, label: &str, value: &str) -> Option<f64> {
+        let found = self.series.iter().filter_map(|(series, &number)| {
+            let labels = series.strip_prefix(name)?.strip_prefix('{')?.strip_suffix('}')?;
+            (Self::label(labels, label) == value).then_some(number)
+        });
+        found.max_by(f64::total_cmp)
+    }
+
     /// The series of a name with their values, zeros left out, as label text and value.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, f64)> + 'a {
         self.series.iter().filter_map(move |(series, &value)| {
@@ -85,6 +94,7 @@ mod tests {
         let all: Vec<_> = numbers.all("x").collect();
         assert_eq!(all, [("a=\"b\",c=\"d e\"", 1.5)]);
         assert_eq!(Numbers::label(all[0].0, "c"), "d e");
+        assert_eq!((numbers.most("x", "a", "z"), numbers.most("x", "a", "y")), (Some(0.0), None));
     }
 
     #[test]

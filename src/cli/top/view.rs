@@ -85,8 +85,9 @@ pub(super) fn render(now: &Sample, before: Option<&Sample>) -> String {
                 },
             )
         };
-        let waits = queue.map_or_else(String::new, |_| numbers.of("weir_queue_depth", "stage", label).to_string());
-        let age = queue.and_then(|_| numbers.get(&format!("weir_queue_age_seconds{{stage=\"{label}\"}}")));
+        let waits = queue
+            .map_or_else(String::new, |_| numbers.most("weir_queue_depth", "stage", label).unwrap_or(0.0).to_string());
+        let age = queue.and_then(|_| numbers.most("weir_queue_age_seconds", "stage", label));
         let age = age.map_or_else(String::new, |age| format!("{:.0} ms", age * 1000.0));
         let errors = queue.map_or_else(String::new, |_| numbers.of("weir_errors_total", "stage", label).to_string());
         let _ = writeln!(
@@ -186,9 +187,9 @@ mod tests {
 
     fn sample(at: Instant, frames: u32) -> Sample {
         let text = format!(
-            "weir_stage_frames_total{{stage=\"model\"}} {frames}\nweir_queue_depth{{stage=\"model\"}} 2\n\
+            "weir_stage_frames_total{{stage=\"model\"}} {frames}\nweir_queue_depth{{slot=\"0\",stage=\"model\"}} 2\n\
              weir_queue_age_seconds{{stage=\"model\"}} 0.04\nweir_frames_dropped_total{{place=\"input\"}} 7\n\
-             weir_codec_info{{decoder=\"h264\",encoder=\"libx264\"}} 1\nweir_ledger_failing 1\n\
+             weir_codec_info{{decoder=\"h264\",encoder=\"libx264\",slot=\"0\"}} 1\nweir_ledger_failing 1\n\
              weir_gpu{{gpu=\"0\",kind=\"power_watts\"}} 71\nweir_ledger_waiting 9\n"
         );
         Sample {

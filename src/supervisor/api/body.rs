@@ -124,6 +124,8 @@ impl Form {
     fn object(&mut self, name: &'static str) -> Map<String, Value> {
         match self.fields.get(name) {
             Some(Value::Object(map)) => return map.clone(),
+            // Gateways write `null` for a stream that was given none.
+            Some(Value::Null) => {}
             Some(other) => {
                 self.faults.push(detail("dict_type", &[name], "Input should be a valid dictionary", other.clone()));
             }
@@ -173,6 +175,14 @@ mod tests {
         assert_eq!((request.gateway_request_id.as_str(), request.model_id.as_str()), ("g", "noop"));
         let local = start(body.to_string().as_bytes(), true, Dialect::Local).expect("a request");
         assert_eq!((local.gateway_request_id.as_str(), local.model_id.as_str()), ("r", ""));
+    }
+
+    #[test]
+    fn no_parameters_may_be_written_as_null() {
+        let body = json!({"subscribe_url": "s", "publish_url": "p", "params": null}).to_string();
+        for dialect in [Dialect::Orchestrator, Dialect::Local] {
+            assert!(start(body.as_bytes(), true, dialect).expect("a request").params.is_empty());
+        }
     }
 
     #[test]

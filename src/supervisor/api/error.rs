@@ -120,6 +120,7 @@ impl ApiError {
                 HubError::Refused(Refusal::Full) | HubError::Engine(Outcome::Busy) => {
                     "insufficient capacity: every stream slot is in use".into()
                 }
+                HubError::Refused(Refusal::Load(why)) => format!("insufficient capacity: {why}"),
                 HubError::Refused(Refusal::Ending) => "insufficient capacity: the runner is shutting down".into(),
                 HubError::Refused(Refusal::Failed(message)) => format!("live-video-to-video pipeline error: {message}"),
                 HubError::Away => "insufficient capacity: the engine is being restarted".into(),
@@ -217,6 +218,7 @@ mod tests {
             HubError::Away,
             HubError::Slow,
             HubError::Refused(Refusal::Full),
+            HubError::Refused(Refusal::Load(String::new())),
             HubError::Refused(Refusal::Ending),
             HubError::Refused(Refusal::Failed(String::new())),
         ]);

@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 use super::error::{ApiError, HTTPError};
 use super::start::LiveVideoToVideoParams;
 use super::{auth, body};
-use crate::supervisor::hub::Hub;
+use crate::link::Outcome;
+use crate::supervisor::hub::{Hub, HubError};
 
 /// The body of a call that must declare its content type, so that a page of another site cannot make it unasked.
 async fn declared(hub: &Hub, headers: &HeaderMap, body: Body) -> Result<bytes::Bytes, ApiError> {
@@ -28,6 +29,15 @@ fn object(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
     match body::json(bytes)? {
         Value::Object(map) => Ok(map),
         _ => Err(ApiError::Body("a JSON object is expected")),
+    }
+}
+
+/// The stream that the header `X-Stream-Id` names; none without the header.
+fn named(hub: &Hub, headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+    let id = headers.get("x-stream-id").and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
+    match id.map(|id| hub.book().named(id)) {
+        Some(None) => Err(ApiError::Hub(HubError::Engine(Outcome::NotFound))),
+        found => Ok(found.flatten()),
     }
 }
 
@@ -58,7 +68,7 @@ pub(super) async fn start(State(hub): State<Arc<Hub>>, headers: HeaderMap, body:
     told("starting stream", result.await)
 }
 
-/// New parameters for the running stream, checked before the answer.
+/// New parameters for the running stream, or the one that `X-Stream-Id` names, checked before the answer.
 #[utoipa::path(
     post, path = "/api/params", operation_id = "updateParams",
     request_body(content = Object, description = "Parameters of the pipeline."),
@@ -72,13 +82,14 @@ pub(super) async fn start(State(hub): State<Arc<Hub>>, headers: HeaderMap, body:
 pub(super) async fn params(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> Response {
     let result = async {
         let bytes = declared(&hub, &headers, body).await?;
-        hub.update(None, object(&bytes)?).await?;
+        let session = named(&hub, &headers)?;
+        hub.update(session, object(&bytes)?).await?;
         Ok("Params updated successfully")
     };
     told("updating params", result.await)
 }
 
-/// Ends the running stream, or the one of the number in `{"session": 1}`, and waits for its end.
+/// Ends the running stream, or the one that `X-Stream-Id` or the number in `{"session": 1}` names, and waits for its end.
 #[utoipa::path(
     post, path = "/api/stop", operation_id = "stopStream",
     request_body(content = Option<Object>, description = "`{\"session\": 1}`, or nothing for the only stream."),
@@ -96,13 +107,17 @@ pub(super) async fn stop(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: 
             true => None,
             false => object(&bytes)?.get("session").and_then(Value::as_u64),
         };
+        let session = match session {
+            None => named(&hub, &headers)?,
+            session => session,
+        };
         hub.stop(session, "stopped by a local call").await?;
         Ok("Stream stopped successfully")
     };
     told("stopping stream", result.await)
 }
 
-/// The status object of the running stream, or of the runner when there is none.
+/// The status object of the stream that `X-Stream-Id` names, else of the oldest, or of the runner when there is none.
 #[utoipa::path(
     get, path = "/api/status", operation_id = "status",
     responses(
@@ -113,7 +128,8 @@ pub(super) async fn stop(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: 
 )]
 pub(super) async fn status(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
     auth::check(&headers, &hub.config.auth_token)?;
-    let status = hub.book().status(None);
+    let session = named(&hub, &headers)?;
+    let status = hub.book().status(session);
     Ok(Json(status))
 }
 

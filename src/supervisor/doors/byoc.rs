@@ -132,7 +132,6 @@ impl Announcement {
             "name": name,
             "url": url,
             "description": config.description,
-            "capacity": hub.config.capacity,
             "price_per_unit": config.price_per_unit,
             "price_scaling": config.price_scaling,
         });
@@ -159,9 +158,14 @@ impl Announcement {
         Ok(Some(Self { http, orchestrator: orchestrator.clone(), secret, name, body }))
     }
 
-    async fn ask(&self, step: Step, limit: Duration) -> Answer {
+    /// One exchange; `capacity` is what the runner has room for now.
+    async fn ask(&self, step: Step, capacity: usize, limit: Duration) -> Answer {
         let (path, body) = match step {
-            Step::Register => ("register", self.body.to_string()),
+            Step::Register => {
+                let mut body = self.body.clone();
+                body["capacity"] = capacity.into();
+                ("register", body.to_string())
+            }
             _ => ("unregister", self.name.clone()),
         };
         let request = self
@@ -240,8 +244,9 @@ pub(in crate::supervisor) async fn keep(hub: Arc<Hub>, bound: SocketAddr) {
         if step == Step::Wait {
             continue;
         }
+        let capacity = hub.book().capacity();
         let answer = tokio::select! {
-            answer = announcement.ask(step, EXCHANGE) => answer,
+            answer = announcement.ask(step, capacity, EXCHANGE) => answer,
             () = hub.ending.cancelled() => {
                 // It may be on its way.
                 register.known |= step == Step::Register;
@@ -262,7 +267,7 @@ pub(in crate::supervisor) async fn keep(hub: Arc<Hub>, bound: SocketAddr) {
         }
     }
     if register.known {
-        match announcement.ask(Step::Unregister, FAREWELL).await {
+        match announcement.ask(Step::Unregister, 0, FAREWELL).await {
             Answer::Done => {
                 hub.metrics.byoc(false, true);
                 info!(capability = announcement.name, "The capability is taken back.");

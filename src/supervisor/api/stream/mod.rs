@@ -19,7 +19,7 @@ use super::{auth, body, both};
 use crate::health::Word;
 use crate::link::Outcome;
 use crate::supervisor::book::View;
-use crate::supervisor::hub::{Hub, HubError};
+use crate::supervisor::hub::{Hub, HubError, SEVERAL};
 
 pub(super) mod params;
 
@@ -103,7 +103,11 @@ impl Target<'_> {
             Self::Header(headers) => {
                 let id = headers.get("x-stream-id").and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
                 let session = id.map_or_else(|| book.find(None), |id| book.named(id));
-                (session, bad(format!("No active stream to {doing}")))
+                let missing = match id {
+                    None if book.running() > 1 => bad(format!("{SEVERAL}: X-Stream-Id, or /stream/{{id}}/{doing}")),
+                    _ => bad(format!("No active stream to {doing}")),
+                };
+                (session, missing)
             }
         };
         book.views().into_iter().find(|view| Some(view.session) == session).ok_or(missing)
@@ -151,6 +155,14 @@ async fn start(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> R
             request.stream_id = id.to_owned();
         }
         let id = request.gateway_request_id.clone();
+        // While the only slot is taken the answer is that it is.
+        let named = {
+            let book = hub.book();
+            book.in_use() < book.capacity() && book.named(&id).is_some()
+        };
+        if named {
+            return Err(words(format!("gateway_request_id: a stream named {id} runs")));
+        }
         match hub.start(request).await {
             Ok(_) => Ok(id),
             Err(error) => Err(refusal(error)),
@@ -175,6 +187,7 @@ fn refusal(error: HubError) -> (StatusCode, String) {
         HubError::Refused(Refusal::Full) | HubError::Engine(Outcome::Busy) => {
             (unavailable, "Pipeline is still in use".into())
         }
+        HubError::Refused(Refusal::Load(why)) => (unavailable, format!("Pipeline is still in use: {why}")),
         HubError::Away | HubError::Slow => {
             (unavailable, "Pipeline is still initializing. Please wait for IDLE status.".into())
         }
