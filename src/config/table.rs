@@ -639,6 +639,14 @@ pub const SETTINGS: &[Setting] = &[
         "Folder of the ledger, in which every interval of every stream is accounted for; empty for none."
     ),
     row!(
+        "ledger.optional",
+        None,
+        plain,
+        supervisor.ledger.optional,
+        Ok::<_, String>,
+        "`true` goes without a ledger, and says so once, where its folder cannot be written at the start."
+    ),
+    row!(
         "ledger.max_size",
         None,
         size,

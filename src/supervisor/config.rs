@@ -57,6 +57,8 @@ pub struct Config {
 pub struct LedgerConfig {
     /// Folder that it is written to; none for no ledger.
     pub path: Option<PathBuf>,
+    /// Without a folder that can be written from the start there is no ledger, and no alarm.
+    pub optional: bool,
     /// Bytes that all of its files may have together; the oldest are removed.
     pub max_size: usize,
     /// Milliseconds after which a file is removed.
@@ -65,7 +67,7 @@ pub struct LedgerConfig {
 
 impl Default for LedgerConfig {
     fn default() -> Self {
-        Self { path: None, max_size: 1 << 30, max_age_ms: 400 * 86_400_000 }
+        Self { path: None, optional: false, max_size: 1 << 30, max_age_ms: 400 * 86_400_000 }
     }
 }
 

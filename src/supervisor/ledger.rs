@@ -46,6 +46,8 @@ struct Shared {
     lost: AtomicU64,
     /// Nothing new comes; what fails now is given up.
     ending: AtomicBool,
+    /// There is no ledger: it is optional, and its folder cannot be written.
+    off: AtomicBool,
     waiting: AtomicU64,
 }
 
@@ -57,6 +59,7 @@ impl Ledger {
         let (queue, lines) = sync_channel(QUEUE);
         let writer = Writer {
             folder,
+            optional: config.optional,
             most: config.max_size as u64,
             age: Duration::from_millis(config.max_age_ms),
             version: version.to_owned(),
@@ -81,6 +84,9 @@ impl Ledger {
     /// Adds a line. With the queue full it is lost and counted.
     pub fn write(&self, body: Body, metrics: &Metrics) {
         let Some(queue) = &self.queue else { return };
+        if self.shared.off.load(Ordering::Relaxed) {
+            return;
+        }
         self.shared.waiting.fetch_add(1, Ordering::Relaxed);
         if queue.try_send((unix_ms(), body)).is_err() {
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -154,6 +160,7 @@ struct State {
 
 struct Writer<F> {
     folder: PathBuf,
+    optional: bool,
     most: u64,
     age: Duration,
     version: String,
@@ -177,6 +184,14 @@ impl<F: Fn(&Path) -> std::io::Result<Store>> Writer<F> {
                         info!("The ledger is written again.");
                     }
                     self.metrics.ledger_failing.set(0);
+                }
+                Err(problem) if self.optional && !opened && not_ours(&problem) => {
+                    self.shared.off.store(true, Ordering::Relaxed);
+                    self.shared.waiting.store(0, Ordering::Relaxed);
+                    self.metrics.ledger_waiting.set(0);
+                    let path = self.folder.display();
+                    info!(%path, %problem, "No ledger is kept: mount a volume there, or set ledger.path.");
+                    return;
                 }
                 Err(problem) => {
                     self.state = None;
@@ -327,6 +342,12 @@ impl<F: Fn(&Path) -> std::io::Result<Store>> Writer<F> {
             room = room.saturating_sub(size);
         }
     }
+}
+
+/// Whether a folder is one that we may not write, as on a read-only root.
+fn not_ours(problem: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    matches!(problem.kind(), PermissionDenied | ReadOnlyFilesystem)
 }
 
 /// Where the last good line of a file ends, what joins on to it, and how many bytes behind it are none.

@@ -157,6 +157,7 @@ fn a_full_disk_is_waited_out_and_what_was_lost_is_told() {
     let disk = room.clone();
     let writer = Writer {
         folder: folder.path().to_owned(),
+        optional: false,
         most: 1 << 20,
         age: Duration::from_secs(3600),
         version: "1".into(),
@@ -204,4 +205,41 @@ fn a_full_disk_is_waited_out_and_what_was_lost_is_told() {
     assert_eq!(told, lost);
     let verified = verify(folder.path()).expect("read").expect("good");
     assert_eq!(verified.missing, lost);
+}
+
+#[test]
+fn an_optional_ledger_is_left_out_where_nothing_can_be_written() {
+    for (optional, kind) in
+        [(true, std::io::ErrorKind::ReadOnlyFilesystem), (false, std::io::ErrorKind::PermissionDenied)]
+    {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (metrics, shared) = (metrics(), Arc::new(Shared::default()));
+        let (queue, lines) = sync_channel(QUEUE);
+        let writer = Writer {
+            folder: folder.path().to_owned(),
+            optional,
+            most: 1 << 20,
+            age: Duration::from_secs(3600),
+            version: "1".into(),
+            open_file: move |_: &Path| Err::<Store, _>(kind.into()),
+            metrics: metrics.clone(),
+            shared: shared.clone(),
+            state: None,
+            waiting: VecDeque::new(),
+            tidied: None,
+        };
+        let thread = std::thread::spawn(move || writer.run(&lines));
+        let mut ledger = Ledger { queue: Some(queue), shared: shared.clone(), thread: Some(thread) };
+        // Either the thread is over, or it has complained.
+        while !shared.off.load(Ordering::Relaxed) && metrics.ledger_failing.get() == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        ledger.write(interval(0), &metrics);
+        assert_eq!(shared.off.load(Ordering::Relaxed), optional);
+        assert_eq!(metrics.ledger_failing.get(), i64::from(!optional));
+        assert_eq!(metrics.ledger_waiting.get(), i64::from(!optional), "a line waits only where there is hope");
+        assert_eq!(metrics.ledger_lost.get(), 0);
+        shared.ending.store(true, Ordering::Relaxed);
+        ledger.queue = None;
+    }
 }
