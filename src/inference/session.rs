@@ -288,7 +288,7 @@ fn builder(runtime: &Runtime, config: &Config) -> Result<SessionBuilder, Inferen
     let model = |error: &dyn std::fmt::Display| InferenceError::Model(error.to_string());
     let provider = |error: &dyn std::fmt::Display| InferenceError::Provider {
         provider: config.provider,
-        message: error.to_string(),
+        message: on_one_line(&error.to_string()),
     };
     let mut builder = SessionBuilder::new(runtime.environment())
         .map_err(|error| model(&error))?
@@ -340,8 +340,39 @@ fn refused(config: &Config, error: &ort::Error) -> InferenceError {
         ["CUDA", "cuda", "cudnn", "TensorRT", "tensorrt", "nvinfer"].iter().any(|word| message.contains(word));
     match config.provider {
         Provider::Cuda | Provider::Tensorrt if loading => {
-            InferenceError::Provider { provider: config.provider, message }
+            InferenceError::Provider { provider: config.provider, message: on_one_line(&message) }
         }
         _ => InferenceError::Model(message),
+    }
+}
+
+/// The runtime's message on one line; where there is no driver to talk to, with what that means in front.
+fn on_one_line(message: &str) -> String {
+    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    // cudaErrorInsufficientDriver, which is also what no driver at all looks like, and cudaErrorNoDevice.
+    let driverless = ["CUDA failure 35:", "CUDA failure 100:", "libcuda.so.1"].iter().any(|sign| line.contains(sign));
+    if driverless {
+        format!(
+            "no NVIDIA driver that is new enough answers: install it; in a container, start it with --gpus all ({line})"
+        )
+    } else {
+        line
+    }
+}
+
+#[cfg(test)]
+mod messages {
+    use super::on_one_line;
+
+    #[test]
+    fn a_missing_driver_is_named_first_and_nothing_is_lost() {
+        let told = "[ONNXRuntimeError] : Parse\n CUDA failure 35: CUDA driver version is insufficient ; GPU=-1 \n";
+        let line = on_one_line(told);
+        assert!(line.starts_with("no NVIDIA driver") && line.contains("--gpus all"), "{line}");
+        assert!(line.contains("CUDA failure 35") && !line.contains('\n'), "{line}");
+        assert_eq!(
+            on_one_line("libcudnn.so.9: cannot open\n shared object file"),
+            "libcudnn.so.9: cannot open shared object file"
+        );
     }
 }
