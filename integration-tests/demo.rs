@@ -120,6 +120,13 @@ async fn an_update_shows_in_the_next_pictures_and_a_wrong_one_changes_nothing() 
     let refusal = rig.events().wait(before, |event| event.kind == "error");
     let refusal = tokio::time::timeout(Duration::from_secs(5), refusal).await.unwrap().unwrap();
     assert!(refusal.body["message"].as_str().unwrap().contains("resolution"), "{}", refusal.body);
+    // Of several wrong ones at once each is told.
+    let before = rig.events().since(0).last().map_or(0, |event| event.number);
+    for wrong in [json!({"strength": 7.0}), json!({"strength": "all"}), json!({"stregnth": 0.5})] {
+        rig.control().update(&params(wrong)).await.unwrap();
+    }
+    until("three refusals", || rig.events().since(before).iter().filter(|event| event.kind == "error").count() >= 3)
+        .await;
     let marked = count();
     until("more output", || count() > marked + 10).await;
     assert!(read.lock().unwrap().iter().all(|(_, reading)| reading.inverted));

@@ -27,6 +27,7 @@ mod config;
 pub mod control;
 pub mod egress;
 pub mod events;
+mod faults;
 pub mod fresh;
 mod host;
 pub mod ingest;

@@ -31,7 +31,7 @@ use crate::trickle::{Begin, Client, Publisher, Start, Subscriber};
 const LOOK: Duration = Duration::from_millis(250);
 /// How often it tells the supervisor, changes apart.
 const REPORT: Duration = Duration::from_secs(1);
-/// Time between two `error` events; of the faults between them the newest is told.
+/// Time between two reports of faults; those in between are told together, each of them once.
 const FAULTS: Duration = Duration::from_secs(1);
 /// A session in the state ERROR for this long is ended, so that the gateway moves on.
 const GIVE_UP: Duration = Duration::from_secs(2);
@@ -532,12 +532,15 @@ impl Session {
         interval
     }
 
-    /// Tells the newest fault that has not been told. True when there was one.
+    /// Tells the faults that have not been told. True when there was one.
     fn report_faults(&self, watch: &mut Watch) -> bool {
-        let Some(fault) = self.shared.fault.take() else { return false };
-        watch.error(fault.message.clone());
-        self.events.emit(Event::Error { pipeline: self.shared.pipeline.name().into(), message: fault.message });
-        true
+        let faults = self.shared.faults.take();
+        let any = !faults.is_empty();
+        for fault in faults {
+            watch.error(fault.message.clone());
+            self.events.emit(Event::Error { pipeline: self.shared.pipeline.name().into(), message: fault.message });
+        }
+        any
     }
 
     fn report(&self, watch: &Watch, current: &Current) {

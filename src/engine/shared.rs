@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::faults::{Fault, Faults};
 use super::fresh::Fresh;
 use super::outbox::Outbox;
 use crate::frame::{FramePool, PixelFormat, VideoFrame};
@@ -86,15 +87,6 @@ pub struct Streams {
     pub audio: Option<u8>,
 }
 
-/// Something that went wrong in a session and that its owner should hear of.
-#[derive(Clone, Debug)]
-pub struct Fault {
-    /// Which part: `decode`, `model`, `encode`, `trickle` or `params`.
-    pub stage: &'static str,
-    /// What happened and what to do.
-    pub message: String,
-}
-
 /// What a session's threads and tasks share.
 pub struct Shared {
     /// The supervisor's number for the session.
@@ -153,8 +145,8 @@ pub struct Shared {
     pub frames_in: AtomicU64,
     /// Processed pictures handed to the output.
     pub frames_out: AtomicU64,
-    /// The newest fault that has not been reported.
-    pub fault: Latest<Fault>,
+    /// Faults that have not been reported.
+    pub faults: Faults,
     /// Since when each of decode, model and encode has been inside one call.
     pub busy: [Moment; 3],
     /// The engine's counters.
@@ -223,7 +215,7 @@ impl Shared {
             control_seq: AtomicU64::new(0),
             frames_in: AtomicU64::new(0),
             frames_out: AtomicU64::new(0),
-            fault: Latest::default(),
+            faults: Faults::default(),
             busy: [moment(), moment(), moment()],
             metrics,
             model_us: AtomicU64::new(0),
@@ -257,7 +249,7 @@ impl Shared {
         self.metrics.errors.with_label_values(&[stage]).inc();
         self.meter.fault(stage, &message);
         self.last_error.set(Instant::now());
-        self.fault.put(Fault { stage, message });
+        self.faults.put(Fault { stage, message });
         self.changed.notify_one();
     }
 
