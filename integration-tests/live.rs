@@ -152,9 +152,10 @@ async fn orders_of_every_shape_are_taken() {
     let runner = Runner::idle("noop", &[]).await;
     let orchestrator = Orchestrator::new().await;
     let segments = Clip { seconds: 2, ..Clip::default() }.segments();
-    // As the RTMP path, as the WHIP path, with a slash at the end, and with fields that nobody knows.
+    // As the RTMP path, as the WHIP path, with a slash at the end, with null for nothing, and with fields that nobody knows.
     for (path, params, more) in [
         ("/live-video-to-video", None, json!({})),
+        ("/live-video-to-video", None, json!({"params": null})),
         ("/live-video-to-video/", Some(json!({})), json!({})),
         ("/live-video-to-video", Some(json!({})), json!({"model_id": ""})),
         ("/live-video-to-video/", Some(small()), json!({"data_url": "", "new": [1]})),
@@ -177,7 +178,7 @@ async fn orders_of_every_shape_are_taken() {
     }
     for (request, status) in [
         (json!({}), 422),
-        (json!({"subscribe_url": "http://127.0.0.1:1/a", "publish_url": "http://127.0.0.1:1/b", "params": null}), 422),
+        (json!({"subscribe_url": "http://127.0.0.1:1/a", "publish_url": "http://127.0.0.1:1/b", "params": []}), 422),
         (
             json!({"subscribe_url": "http://127.0.0.1:1/a", "publish_url": "http://127.0.0.1:1/b", "model_id": "other"}),
             400,
