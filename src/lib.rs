@@ -10,7 +10,8 @@
 //! | [`supervisor`] | the process that answers: HTTP API, admission, the engine child and its restarts | `link`, `health`, `metering`, `tls` |
 //! | [`engine`] | the process that works: sessions and their stage threads | `link`, `pipeline`, `trickle`, `media`, `metering`, `health`, `frame` |
 //! | [`link`] | the messages between the two and their framing | nothing of ours |
-//! | [`pipeline`] | the `FrameProcessor` trait, parameters, the registry, the overlay | `models`, `graph`, `inference`, `frame` |
+//! | [`pipeline`] | the `FrameProcessor` trait, parameters, the registry, the overlay | `workflow`, `models`, `graph`, `inference`, `frame` |
+//! | [`workflow`] | ComfyUI workflows: documents to checked plans to graphs; knows no stream | `models`, `graph` |
 //! | [`models`] | CLIP, UNet, TAESD, ControlNet as graph builders; weights and LoRA reading | `graph` |
 //! | [`graph`] | a typed ONNX builder; knows no model | nothing of ours |
 //! | [`inference`] | ONNX Runtime sessions and providers | `frame` |
@@ -44,3 +45,4 @@ pub mod pipeline;
 pub mod supervisor;
 pub mod tls;
 pub mod trickle;
+pub mod workflow;

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::frame::{FramePool, PixelFormat, Size, VideoFrame};
 
+pub mod comfyui;
 pub mod delay;
 #[doc(hidden)]
 pub mod fuzz;

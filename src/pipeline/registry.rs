@@ -1,6 +1,7 @@
 //! Every pipeline by name.
 
 use super::Pipeline;
+use super::comfyui::ComfyUi;
 use super::delay::Delay;
 use super::invert::Invert;
 use super::noop::Noop;
@@ -16,6 +17,7 @@ pub fn all() -> &'static [&'static dyn Pipeline] {
         &StreamDiffusion::SDTURBO,
         &StreamDiffusion::SD15,
         &StreamDiffusion::SDXL,
+        &ComfyUi,
     ]
 }
 

@@ -1,0 +1,167 @@
+//! A loaded workflow.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::params;
+use super::run::{Stages, Write};
+use crate::frame::{FramePool, PixelFormat, Size, VideoFrame};
+use crate::graph::DType;
+use crate::inference::{InferenceError, Provider, Runtime};
+use crate::pipeline::{Applied, Checked, FrameProcessor, LoadContext, ParamError, PipelineError};
+use crate::workflow::lower::{EncodeError, Env, LiveTensor, WidgetRef, lower};
+use crate::workflow::{Change, Plan, change};
+
+/// A workflow whose graphs are loaded.
+pub struct Workflow {
+    plan: Plan,
+    size: Size,
+    stages: Stages,
+    /// Whether the workflow gives pictures; else they pass through.
+    shows: bool,
+    /// Every live port: stage, port, and what it follows.
+    live: Vec<(usize, usize, LiveTensor)>,
+    shaping: HashSet<WidgetRef>,
+    pool: FramePool,
+}
+
+/// Why new settings are not tensor writes.
+enum Refit {
+    Graph,
+    Wrong(ParamError),
+}
+
+fn failed(error: impl std::fmt::Display) -> PipelineError {
+    PipelineError::Load(error.to_string())
+}
+
+fn frame_error(error: InferenceError) -> PipelineError {
+    PipelineError::Frame(error.to_string())
+}
+
+impl Workflow {
+    pub fn load(cx: &LoadContext<'_>, checked: &Checked) -> Result<Self, PipelineError> {
+        let plan = params::plan_of(checked)?;
+        let missing = plan.missing(&cx.models);
+        if !missing.is_empty() {
+            return Err(params::wrong("prompt", &crate::workflow::Refused(missing)).into());
+        }
+        (cx.progress)("loading ONNX Runtime");
+        let runtime = Runtime::load(cx.inference).map_err(failed)?;
+        let scratch = Scratch::new(&cx.models);
+        let size = checked.size;
+        let env = Env {
+            size: [size.width, size.height],
+            models: cx.models.clone(),
+            input: cx.models.join("input"),
+            precision: if cx.inference.provider == Provider::Cpu { DType::F32 } else { DType::F16 },
+            scratch: scratch.0.clone(),
+            progress: &|line| (cx.progress)(line),
+        };
+        (cx.progress)("building the graph");
+        let lowered = lower(&plan, &env).map_err(|refused| params::wrong("prompt", &refused))?;
+        let live: Vec<_> = lowered.live().map(|(stage, port, live)| (stage, port, live.clone())).collect();
+        let writes = encode(&plan, live.iter()).map_err(|refit| match refit {
+            Refit::Wrong(error) => error.into(),
+            Refit::Graph => failed("the settings do not fit the graph that was made for them"),
+        })?;
+        let shaping = lowered.shaping.clone();
+        for note in plan.notes.iter().chain(&lowered.notes) {
+            tracing::info!("Workflow: {note}.");
+        }
+        (cx.progress)("loading the graph");
+        let shows = lowered.shown.is_some();
+        let stages = Stages::load(runtime, cx.inference, lowered, &scratch.0, writes).map_err(failed)?;
+        let mut workflow = Self { plan, size, stages, shows, live, shaping, pool: cx.pool.clone() };
+        (cx.progress)("running it once");
+        let bytes = PixelFormat::Rgb24.bytes(size);
+        if shows {
+            workflow.stages.frame(&vec![0; bytes], &mut vec![0; bytes]).map_err(failed)?;
+        }
+        workflow.reset();
+        Ok(workflow)
+    }
+
+    /// The tensors that follow any of `widgets`, for the settings of `plan`.
+    fn writes(&self, plan: &Plan, widgets: &[WidgetRef]) -> Result<Vec<Write>, Refit> {
+        if widgets.iter().any(|widget| self.shaping.contains(widget)) {
+            return Err(Refit::Graph);
+        }
+        encode(plan, self.live.iter().filter(|(.., live)| live.widgets.iter().any(|at| widgets.contains(at))))
+    }
+}
+
+fn encode<'a>(plan: &Plan, ports: impl Iterator<Item = &'a (usize, usize, LiveTensor)>) -> Result<Vec<Write>, Refit> {
+    let write = |(stage, port, live): &(usize, usize, LiveTensor)| match live.encode(plan) {
+        Ok(data) => Ok((*stage, *port, data)),
+        Err(EncodeError::Graph) => Err(Refit::Graph),
+        Err(EncodeError::Wrong(reason)) => {
+            let node = live.widgets.first().and_then(|at| plan.nodes.get(at.node));
+            let place = node.map(|node| format!("node {} ({}): ", node.id, node.class.name)).unwrap_or_default();
+            Err(Refit::Wrong(ParamError { field: "prompt".to_owned(), reason: format!("{place}{reason}") }))
+        }
+    };
+    ports.map(write).collect()
+}
+
+impl FrameProcessor for Workflow {
+    fn format(&self) -> PixelFormat {
+        PixelFormat::Rgb24
+    }
+
+    fn apply(&mut self, checked: &Checked) -> Result<Applied, PipelineError> {
+        if checked.size != self.size {
+            return Ok(Applied::NeedsReload);
+        }
+        let plan = params::plan_of(checked)?;
+        let Change::Widgets(widgets) = change(&self.plan, &plan) else { return Ok(Applied::NeedsReload) };
+        match self.writes(&plan, &widgets) {
+            Ok(writes) => {
+                self.stages.write(writes).map_err(frame_error)?;
+                self.plan = plan;
+                Ok(Applied::Now)
+            }
+            Err(Refit::Graph) => Ok(Applied::NeedsReload),
+            Err(Refit::Wrong(error)) => Err(error.into()),
+        }
+    }
+
+    fn process(&mut self, frame: VideoFrame) -> Result<VideoFrame, PipelineError> {
+        if frame.size != self.size || frame.format != PixelFormat::Rgb24 {
+            let reason = format!("a frame of {} {:?} came, {} RGB is needed", frame.size, frame.format, self.size);
+            return Err(PipelineError::Frame(reason));
+        }
+        if !self.shows {
+            return Ok(frame);
+        }
+        let mut out = VideoFrame::take(&self.pool, frame.size, frame.format, frame.pts)
+            .ok_or_else(|| PipelineError::Frame("every picture buffer is in use".to_owned()))?;
+        (out.seq, out.color, out.stamps) = (frame.seq, frame.color, frame.stamps);
+        self.stages.frame(&frame.data, &mut out.data).map_err(frame_error)?;
+        Ok(out)
+    }
+
+    fn reset(&mut self) {
+        self.stages.reset();
+    }
+}
+
+/// A folder of one load, which is removed with it; what a session has mapped stays until the session ends.
+struct Scratch(PathBuf);
+
+static FOLDERS: AtomicU64 = AtomicU64::new(0);
+
+impl Scratch {
+    fn new(models: &Path) -> Self {
+        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
+        Self(models.join("weir--graphs").join(format!("workflow-{}-{number}", std::process::id())))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // It may never have been made.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,358 @@
+//! Lowered stages on ONNX Runtime: sessions, the buffers between them, and changes that apply whole or not at all.
+
+use std::path::Path;
+
+use crate::inference::{Config, Feed as Fed, Fetch, InferenceError, Input, Output, Runtime, Session};
+use crate::workflow::lower::{Body, Data, Feed, HostStage, Lowered, Port, Stage};
+
+/// An input of a session, by its type.
+enum In {
+    U8(Input<u8>),
+    F32(Input<f32>),
+    I64(Input<i64>),
+}
+
+/// An output of a session, by its type.
+enum Out {
+    U8(Output<u8>),
+    F32(Output<f32>),
+    I64(Output<i64>),
+}
+
+impl In {
+    fn find(session: &mut Session, port: &Port, kind: &Data) -> Result<Self, InferenceError> {
+        let shape = signed(&port.shape);
+        Ok(match kind {
+            Data::U8(_) => In::U8(session.input(&port.name, &shape)?),
+            Data::F32(_) => In::F32(session.input(&port.name, &shape)?),
+            Data::I64(_) => In::I64(session.input(&port.name, &shape)?),
+        })
+    }
+
+    fn hold(&self, session: &mut Session, data: &Data) -> Result<(), InferenceError> {
+        match (self, data) {
+            (In::U8(input), Data::U8(data)) => session.hold(input, data),
+            (In::F32(input), Data::F32(data)) => session.hold(input, data),
+            (In::I64(input), Data::I64(data)) => session.hold(input, data),
+            _ => Err(mixed()),
+        }
+    }
+
+    fn feed<'a>(&self, data: &'a Data) -> Result<Fed<'a>, InferenceError> {
+        match (self, data) {
+            (In::U8(input), Data::U8(data)) => Ok(input.feed(data)),
+            (In::F32(input), Data::F32(data)) => Ok(input.feed(data)),
+            (In::I64(input), Data::I64(data)) => Ok(input.feed(data)),
+            _ => Err(mixed()),
+        }
+    }
+}
+
+impl Out {
+    fn fetch<'a>(&self, data: &'a mut Data) -> Result<Fetch<'a>, InferenceError> {
+        match (self, data) {
+            (Out::U8(output), Data::U8(data)) => Ok(output.fetch(data)),
+            (Out::F32(output), Data::F32(data)) => Ok(output.fetch(data)),
+            (Out::I64(output), Data::I64(data)) => Ok(output.fetch(data)),
+            _ => Err(mixed()),
+        }
+    }
+}
+
+fn mixed() -> InferenceError {
+    InferenceError::Run("a tensor of another type was given".to_owned())
+}
+
+fn signed(shape: &[u64]) -> Vec<i64> {
+    shape.iter().map(|&n| n as i64).collect()
+}
+
+enum Runs {
+    Graph { session: Box<Session>, inputs: Vec<In>, outputs: Vec<Out> },
+    Host(Box<dyn HostStage>),
+}
+
+/// A stage that is loaded.
+struct Loaded {
+    runs: Runs,
+    live: bool,
+    feeds: Vec<Feed>,
+    /// What live and fixed ports, states and bridges from stages that run once hold. `None` for what every frame brings.
+    held: Vec<Option<Data>>,
+    /// What the last run gave.
+    outputs: Vec<Data>,
+}
+
+/// A tensor for a port: stage, port, elements.
+pub type Write = (usize, usize, Data);
+
+/// Every stage of a workflow.
+pub struct Stages {
+    stages: Vec<Loaded>,
+    shown: Option<(usize, usize)>,
+}
+
+impl Stages {
+    /// Loads the graphs. `writes` has the elements of every live port.
+    pub fn load(
+        runtime: &'static Runtime,
+        config: &Config,
+        lowered: Lowered,
+        scratch: &Path,
+        writes: Vec<Write>,
+    ) -> Result<Self, InferenceError> {
+        let mut stages = Vec::with_capacity(lowered.stages.len());
+        for (i, stage) in lowered.stages.into_iter().enumerate() {
+            let beside = lowered.beside.then(|| scratch.join(format!("stage-{i}.onnx")));
+            stages.push(Loaded::new(runtime, config, stage, beside.as_deref())?);
+        }
+        let mut all = Self { stages, shown: lowered.shown };
+        all.fill(writes)?;
+        Ok(all)
+    }
+
+    /// Puts the first elements in and runs what runs once.
+    fn fill(&mut self, writes: Vec<Write>) -> Result<(), InferenceError> {
+        for stage in &mut self.stages {
+            for port in 0..stage.feeds.len() {
+                if let Feed::Fixed(data) = &stage.feeds[port] {
+                    let data = data.as_ref().clone();
+                    stage.hold(port, data)?;
+                }
+            }
+        }
+        for (stage, port, data) in writes {
+            self.stages[stage].hold(port, data)?;
+        }
+        for i in 0..self.stages.len() {
+            if !self.stages[i].live {
+                self.once(i)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts new elements into live ports and runs again what they feed outside of the frame. On an error everything is as before.
+    pub fn write(&mut self, writes: Vec<Write>) -> Result<(), InferenceError> {
+        // Before anything changes: what every touched port and output held.
+        let mut undo: Vec<Write> = Vec::new();
+        let mut outputs: Vec<(usize, Vec<Data>)> = Vec::new();
+        let result = self.try_write(writes, &mut undo, &mut outputs);
+        if result.is_err() {
+            for (stage, old) in outputs {
+                self.stages[stage].outputs = old;
+                // The graphs behind it take back what they held.
+                let _ = self.spread(stage, &mut Vec::new());
+            }
+            for (stage, port, data) in undo.into_iter().rev() {
+                let _ = self.stages[stage].hold(port, data);
+            }
+        }
+        result
+    }
+
+    fn try_write(
+        &mut self,
+        writes: Vec<Write>,
+        undo: &mut Vec<Write>,
+        outputs: &mut Vec<(usize, Vec<Data>)>,
+    ) -> Result<(), InferenceError> {
+        let mut dirty = vec![false; self.stages.len()];
+        for (stage, port, data) in writes {
+            if let Some(old) = self.stages[stage].held[port].clone() {
+                undo.push((stage, port, old));
+            }
+            self.stages[stage].hold(port, data)?;
+            dirty[stage] = true;
+        }
+        for i in 0..self.stages.len() {
+            if dirty[i] && !self.stages[i].live {
+                outputs.push((i, self.stages[i].outputs.clone()));
+                self.stages[i].run(&[], None)?;
+                let mut behind = Vec::new();
+                self.spread(i, &mut behind)?;
+                behind.into_iter().for_each(|stage| dirty[stage] = true);
+            }
+        }
+        Ok(())
+    }
+
+    fn once(&mut self, i: usize) -> Result<(), InferenceError> {
+        self.stages[i].run(&[], None)?;
+        self.spread(i, &mut Vec::new())
+    }
+
+    /// Hands what stage `i` gave to those that it feeds, which are named in `behind`.
+    fn spread(&mut self, i: usize, behind: &mut Vec<usize>) -> Result<(), InferenceError> {
+        let (before, after) = self.stages.split_at_mut(i + 1);
+        let from = &before[i];
+        for (j, stage) in after.iter_mut().enumerate() {
+            for port in 0..stage.feeds.len() {
+                if let Feed::Bridge { stage: source, output } = stage.feeds[port]
+                    && source == i
+                {
+                    stage.hold(port, from.outputs[output].clone())?;
+                    behind.push(i + 1 + j);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a frame: `from` and `to` are u8 (H, W, 3).
+    pub fn frame(&mut self, from: &[u8], to: &mut [u8]) -> Result<(), InferenceError> {
+        let Self { stages, shown } = self;
+        for i in 0..stages.len() {
+            let (before, rest) = stages.split_at_mut(i);
+            let Some(stage) = rest.first_mut().filter(|stage| stage.live) else { continue };
+            let shown = shown.filter(|(stage, _)| *stage == i).map(|(_, output)| (output, &mut *to));
+            stage.run_frame(before, from, shown)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what frames left behind.
+    pub fn reset(&mut self) {
+        for stage in &mut self.stages {
+            for (feed, held) in stage.feeds.iter().zip(&mut stage.held) {
+                if let (Feed::State { .. }, Some(state)) = (feed, held) {
+                    zero(state);
+                }
+            }
+            if let Runs::Host(host) = &mut stage.runs {
+                host.reset();
+            }
+        }
+    }
+}
+
+fn zero(data: &mut Data) {
+    match data {
+        Data::U8(data) => data.fill(0),
+        Data::F32(data) => data.fill(0.0),
+        Data::I64(data) => data.fill(0),
+    }
+}
+
+impl Loaded {
+    fn new(
+        runtime: &'static Runtime,
+        config: &Config,
+        stage: Stage,
+        beside: Option<&Path>,
+    ) -> Result<Self, InferenceError> {
+        let model = |error: crate::graph::GraphError| InferenceError::Model(error.to_string());
+        let zeros = |port: &Port| Data::zeros(port.dtype, port.shape.iter().product::<u64>() as usize);
+        let runs = match stage.body {
+            Body::Host(host) => Runs::Host(host),
+            Body::Graph(graph) => {
+                let mut session = match beside {
+                    None => Session::from_bytes(runtime, config, &graph.to_bytes().map_err(model)?)?,
+                    Some(path) => {
+                        graph.write(path).map_err(model)?;
+                        Session::from_file(runtime, config, path)?
+                    }
+                };
+                let inputs = stage.inputs.iter().map(|port| In::find(&mut session, port, &zeros(port)));
+                let inputs = inputs.collect::<Result<_, _>>()?;
+                let mut outputs = Vec::with_capacity(stage.outputs.len());
+                for made in &stage.outputs {
+                    let shape = signed(&made.shape);
+                    outputs.push(match Data::zeros(made.dtype, 0) {
+                        Data::U8(_) => Out::U8(session.output(&made.name, &shape)?),
+                        Data::F32(_) => Out::F32(session.output(&made.name, &shape)?),
+                        Data::I64(_) => Out::I64(session.output(&made.name, &shape)?),
+                    });
+                }
+                Runs::Graph { session: Box::new(session), inputs, outputs }
+            }
+        };
+        let held = stage.inputs.iter().map(|port| matches!(port.feed, Feed::State { .. }).then(|| zeros(port)));
+        Ok(Self {
+            runs,
+            live: stage.live,
+            held: held.collect(),
+            outputs: stage.outputs.iter().map(|made| Data::zeros(made.dtype, made.elements())).collect(),
+            feeds: stage.inputs.into_iter().map(|port| port.feed).collect(),
+        })
+    }
+
+    /// Keeps `data` as the contents of a port.
+    fn hold(&mut self, port: usize, data: Data) -> Result<(), InferenceError> {
+        if let Runs::Graph { session, inputs, .. } = &mut self.runs {
+            inputs[port].hold(session, &data)?;
+        }
+        self.held[port] = Some(data);
+        Ok(())
+    }
+
+    fn run_frame(
+        &mut self,
+        before: &[Loaded],
+        from: &[u8],
+        shown: Option<(usize, &mut [u8])>,
+    ) -> Result<(), InferenceError> {
+        self.run(before, Some((from, shown)))?;
+        // The states of the next frame: buffers change places.
+        for port in 0..self.feeds.len() {
+            if let Feed::State { output } = self.feeds[port]
+                && let Some(state) = &mut self.held[port]
+            {
+                std::mem::swap(state, &mut self.outputs[output]);
+            }
+        }
+        Ok(())
+    }
+
+    fn run(
+        &mut self,
+        before: &[Loaded],
+        frame: Option<(&[u8], Option<(usize, &mut [u8])>)>,
+    ) -> Result<(), InferenceError> {
+        let Self { runs, feeds, held, outputs, .. } = self;
+        let (from, mut shown) = frame.map_or((None, None), |(from, shown)| (Some(from), shown));
+        match runs {
+            Runs::Host(host) => {
+                // What a host stage takes is on the host already.
+                let mut inputs = Vec::with_capacity(feeds.len());
+                for (feed, held) in feeds.iter().zip(held.iter()) {
+                    inputs.push(match (feed, held) {
+                        (_, Some(held)) => held,
+                        (Feed::Bridge { stage, output }, None) => before
+                            .get(*stage)
+                            .and_then(|stage| stage.outputs.get(*output))
+                            .ok_or_else(|| InferenceError::Run("a stage is not fed".to_owned()))?,
+                        _ => return Err(InferenceError::Run("a stage is not fed".to_owned())),
+                    });
+                }
+                host.run(&inputs, outputs).map_err(InferenceError::Run)
+            }
+            Runs::Graph { session, inputs, outputs: ports } => {
+                // Borrows of this run's buffers: lists that cannot outlive it.
+                let mut fed = Vec::with_capacity(feeds.len());
+                for ((feed, input), held) in feeds.iter().zip(inputs.iter()).zip(held.iter()) {
+                    match (feed, input, held) {
+                        (Feed::Frame, In::U8(input), _) => fed.extend(from.map(|from| input.feed(from))),
+                        (Feed::State { .. }, input, Some(state)) => fed.push(input.feed(state)?),
+                        (Feed::Bridge { stage, output }, input, None) => {
+                            let made = before.get(*stage).and_then(|stage| stage.outputs.get(*output));
+                            fed.extend(made.map(|made| input.feed(made)).transpose()?);
+                        }
+                        // The session holds it.
+                        _ => {}
+                    }
+                }
+                let mut fetched = Vec::with_capacity(ports.len());
+                for (i, (port, data)) in ports.iter().zip(outputs.iter_mut()).enumerate() {
+                    match (&mut shown, port) {
+                        (Some((output, to)), Out::U8(port)) if *output == i => {
+                            fetched.push(port.fetch(std::mem::take(to)))
+                        }
+                        _ => fetched.push(port.fetch(data)?),
+                    }
+                }
+                session.run(&fed, &mut fetched)
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+#![allow(clippy::unwrap_used)]
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::frame::{FramePool, PixelFormat, Size, Timestamp, VideoFrame};
+use crate::inference::Config;
+use crate::pipeline::Applied;
+
+const SIZE: Size = Size { width: 384, height: 384 };
+
+fn checked(prompt: Value) -> Result<Checked, ParamError> {
+    ComfyUi.check(json!({"width": 384, "height": 384, "prompt": prompt}).as_object().unwrap())
+}
+
+fn load(pool: &FramePool, checked: &Checked) -> Result<Box<dyn FrameProcessor>, PipelineError> {
+    let inference = Config::default();
+    let cx = LoadContext {
+        inference: &inference,
+        models: std::env::temp_dir().join("weir-no-models"),
+        pool: pool.clone(),
+        progress: &|_| {},
+    };
+    ComfyUi.load(&cx, checked)
+}
+
+fn run(pool: &FramePool, processor: &mut dyn FrameProcessor, byte: u8) -> u8 {
+    let mut frame = VideoFrame::take(pool, SIZE, PixelFormat::Rgb24, Timestamp(7)).unwrap();
+    frame.data.fill(byte);
+    let out = processor.process(frame).unwrap();
+    assert_eq!((out.size, out.pts), (SIZE, Timestamp(7)));
+    assert!(out.data.iter().all(|&b| b == out.data[0]), "one colour in, one colour out");
+    out.data[0]
+}
+
+/// The inverted camera, mixed with the inverse of a grey that depends on no frame.
+fn mix(factor: f64, value: f64) -> Value {
+    json!({
+        "1": {"class_type": "LoadImage", "inputs": {"image": "x.png"}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "SolidMask", "inputs": {"width": 384, "height": 384, "value": value}},
+        "4": {"class_type": "MaskToImage", "inputs": {"mask": ["3", 0]}},
+        "5": {"class_type": "ImageInvert", "inputs": {"image": ["4", 0]}},
+        "6": {"class_type": "ImageBlend", "inputs": {"image1": ["2", 0], "image2": ["5", 0], "blend_factor": factor}},
+        "7": {"class_type": "PreviewImage", "inputs": {"images": ["6", 0]}}
+    })
+}
+
+fn expected(byte: u8, factor: f32, value: f32) -> u8 {
+    let a = 1.0 - f32::from(byte) / 255.0;
+    let y = a * (1.0 - factor) + (1.0 - value) * factor;
+    (y.clamp(0.0, 1.0) * 255.0) as u8
+}
+
+#[test]
+fn no_workflow_passes_every_byte_through() {
+    let pool = FramePool::new(4);
+    for prompt in [json!(""), Value::Null] {
+        let checked = checked(prompt).unwrap();
+        let mut processor = load(&pool, &checked).unwrap();
+        for byte in 0..=255 {
+            assert_eq!(run(&pool, processor.as_mut(), byte), byte);
+        }
+    }
+}
+
+#[test]
+fn widgets_change_on_the_next_frame_also_where_they_feed_what_is_folded() {
+    let pool = FramePool::new(4);
+    let mut processor = load(&pool, &checked(mix(0.25, 0.8)).unwrap()).unwrap();
+    assert_eq!(run(&pool, processor.as_mut(), 30), expected(30, 0.25, 0.8));
+    for (factor, value) in [(0.75, 0.8), (0.75, 0.1), (0.0, 0.5), (1.0, 0.5)] {
+        assert_eq!(processor.apply(&checked(mix(factor, value)).unwrap()).unwrap(), Applied::Now);
+        assert_eq!(run(&pool, processor.as_mut(), 30), expected(30, factor as f32, value as f32), "{factor} {value}");
+    }
+    let mut other = mix(1.0, 0.5);
+    other["6"]["inputs"]["blend_mode"] = json!("screen");
+    assert_eq!(processor.apply(&checked(other).unwrap()).unwrap(), Applied::NeedsReload);
+    assert_eq!(run(&pool, processor.as_mut(), 30), expected(30, 1.0, 0.5), "the old workflow still runs");
+}
+
+#[test]
+fn a_wrong_workflow_is_refused_before_anything_loads() {
+    let error = checked(json!({"1": {"class_type": "SaveTensor", "inputs": {}}})).unwrap_err();
+    assert_eq!((error.field.as_str(), error.reason.split(';').next()), ("prompt", Some("missing input")));
+    let mut wrong = mix(2.0, 0.5);
+    wrong["9"] = json!({"class_type": "Nonsense", "inputs": {}});
+    wrong["7"]["inputs"]["images"] = json!(["9", 0]);
+    assert!(checked(wrong).unwrap_err().reason.contains("the class Nonsense is not known"));
+    let twice = json!({"prompt": "", "prompts": ""});
+    assert!(ComfyUi.check(twice.as_object().unwrap()).is_err());
+}
