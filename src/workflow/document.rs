@@ -65,8 +65,8 @@ pub struct Document {
     pub notes: Vec<String>,
 }
 
-fn wrong(reason: impl Into<String>, help: &str) -> Refusal {
-    Refusal::document(Why::Document, reason, help)
+fn wrong(reason: impl Into<String>, help: &str) -> Refused {
+    Refusal::document(Why::Document, reason, help).into()
 }
 
 /// What every workflow looks like, for people.
@@ -98,7 +98,7 @@ impl Document {
         for (id, node) in object {
             match raw(id, node) {
                 Ok(raw) => drop(nodes.insert(Id(id.clone()), raw)),
-                Err(refusal) => refused.push(refusal),
+                Err(Refused(reasons)) => refused.extend(reasons),
             }
         }
         match refused.is_empty() {
@@ -133,14 +133,14 @@ impl Given {
 }
 
 /// Takes every wrapping off.
-fn unwrap(value: &Json, notes: &mut Vec<String>, depth: usize) -> Result<Map<String, Json>, Refusal> {
+fn unwrap(value: &Json, notes: &mut Vec<String>, depth: usize) -> Result<Map<String, Json>, Refused> {
     // A list in a text under `prompt` in a text is as deep as anyone nests.
     if depth > 6 {
         return Err(wrong("the workflow is wrapped too often", SHAPE));
     }
     match value {
         Json::String(text) if text.len() > MAX_TEXT => {
-            Err(Refusal::document(Why::Limit, format!("{} bytes, at most {MAX_TEXT} are read", text.len()), ""))
+            Err(Refusal::document(Why::Limit, format!("{} bytes, at most {MAX_TEXT} are read", text.len()), "").into())
         }
         Json::String(text) => {
             let parsed: Json = serde_json::from_str(text)
@@ -180,17 +180,19 @@ pub fn kind(value: &Json) -> &'static str {
     }
 }
 
-fn raw(id: &str, node: &Json) -> Result<Raw, Refusal> {
+fn raw(id: &str, node: &Json) -> Result<Raw, Refused> {
     let title = node.pointer("/_meta/title").and_then(Json::as_str).unwrap_or("").to_owned();
     let class = node.get("class_type").and_then(Json::as_str).unwrap_or("").to_owned();
-    let refuse = |why: Why, input: &str, reason: String, help: &str| Refusal {
-        why,
-        node: id.to_owned(),
-        title: title.clone(),
-        class: class.clone(),
-        input: input.to_owned(),
-        reason,
-        help: help.to_owned(),
+    let refuse = |why: Why, input: &str, reason: String, help: &str| {
+        Refused::from(Refusal {
+            why,
+            node: id.to_owned(),
+            title: title.clone(),
+            class: class.clone(),
+            input: input.to_owned(),
+            reason,
+            help: help.to_owned(),
+        })
     };
     if !node.is_object() {
         return Err(refuse(Why::Document, "", format!("it is {}, not a node", kind(node)), SHAPE));

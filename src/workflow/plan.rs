@@ -132,8 +132,8 @@ impl Plan {
         let reached = reach(&document, &mut notes);
         let order = match order(&document, &reached) {
             Ok(order) => order,
-            Err(circle) => {
-                refused.push(circle);
+            Err(Refused(circle)) => {
+                refused.extend(circle);
                 // The other reasons need no order.
                 reached.iter().collect()
             }
@@ -156,16 +156,14 @@ impl Plan {
             return Err(Refused(refused));
         }
         place::assign(&mut nodes);
-        let has = |medium: Medium, side: fn(&Class) -> Option<Medium>| {
-            nodes.iter().any(|node| side(node.class) == Some(medium))
-        };
-        let (source, sink): (fn(&Class) -> Option<Medium>, fn(&Class) -> Option<Medium>) = (|c| c.source, |c| c.sink);
+        let takes = |medium| nodes.iter().any(|node| node.class.source == Some(medium));
+        let gives = |medium| nodes.iter().any(|node| node.class.sink == Some(medium));
         let media = Media {
-            video_in: has(Medium::Video, source),
-            video_out: has(Medium::Video, sink),
-            audio_in: has(Medium::Audio, source),
-            audio_out: has(Medium::Audio, sink),
-            text_out: has(Medium::Text, sink),
+            video_in: takes(Medium::Video),
+            video_out: gives(Medium::Video),
+            audio_in: takes(Medium::Audio),
+            audio_out: gives(Medium::Audio),
+            text_out: gives(Medium::Text),
         };
         Ok(Self { nodes, media, notes, document })
     }
@@ -236,7 +234,7 @@ fn reach(document: &Document, notes: &mut Vec<String>) -> BTreeSet<Id> {
 }
 
 /// The nodes, each behind those that feed it; or the nodes of a circle.
-fn order<'a>(document: &'a Document, reached: &'a BTreeSet<Id>) -> Result<Vec<&'a Id>, Refusal> {
+fn order<'a>(document: &'a Document, reached: &'a BTreeSet<Id>) -> Result<Vec<&'a Id>, Refused> {
     let sources = |id: &'a Id| -> Vec<&'a Id> {
         let Some(raw) = document.nodes.get(id) else { return Vec::new() };
         let class = registry::find(&raw.class);
@@ -279,7 +277,8 @@ fn order<'a>(document: &'a Document, reached: &'a BTreeSet<Id>) -> Result<Vec<&'
                             input: String::new(),
                             reason: format!("nodes {} feed each other in a circle", circle.join(" ← ")),
                             help: "take one of these links out".to_owned(),
-                        });
+                        }
+                        .into());
                     }
                     None => {
                         state.insert(next, false);

@@ -168,7 +168,7 @@ impl Stages {
         for i in 0..self.stages.len() {
             if dirty[i] && !self.stages[i].live {
                 outputs.push((i, self.stages[i].outputs.clone()));
-                self.stages[i].run(&[], None)?;
+                self.stages[i].run(&[], None, None)?;
                 let mut behind = Vec::new();
                 self.spread(i, &mut behind)?;
                 behind.into_iter().for_each(|stage| dirty[stage] = true);
@@ -178,7 +178,7 @@ impl Stages {
     }
 
     fn once(&mut self, i: usize) -> Result<(), InferenceError> {
-        self.stages[i].run(&[], None)?;
+        self.stages[i].run(&[], None, None)?;
         self.spread(i, &mut Vec::new())
     }
 
@@ -292,7 +292,7 @@ impl Loaded {
         from: &[u8],
         shown: Option<(usize, &mut [u8])>,
     ) -> Result<(), InferenceError> {
-        self.run(before, Some((from, shown)))?;
+        self.run(before, Some(from), shown)?;
         // The states of the next frame: buffers change places.
         for port in 0..self.feeds.len() {
             if let Feed::State { output } = self.feeds[port]
@@ -307,10 +307,10 @@ impl Loaded {
     fn run(
         &mut self,
         before: &[Loaded],
-        frame: Option<(&[u8], Option<(usize, &mut [u8])>)>,
+        from: Option<&[u8]>,
+        mut shown: Option<(usize, &mut [u8])>,
     ) -> Result<(), InferenceError> {
         let Self { runs, feeds, held, outputs, .. } = self;
-        let (from, mut shown) = frame.map_or((None, None), |(from, shown)| (Some(from), shown));
         match runs {
             Runs::Host(host) => {
                 // What a host stage takes is on the host already.

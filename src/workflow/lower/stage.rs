@@ -122,7 +122,7 @@ pub trait HostStage: Send {
 /// What a stage runs.
 pub enum Body {
     /// A graph.
-    Graph(Model),
+    Graph(Box<Model>),
     /// A function on the host.
     Host(Box<dyn HostStage>),
 }
@@ -186,7 +186,7 @@ struct Symbol {
 }
 
 enum Making {
-    Graph(Option<GraphBuilder>),
+    Graph(Option<Box<GraphBuilder>>),
     Host(Option<Box<dyn HostStage>>),
 }
 
@@ -254,7 +254,7 @@ impl Build {
                 place if !build.stages.contains_key(&place) => {
                     build.stages.insert(place, build.drafts.len());
                     let name = if node.live { "frame" } else { "once" };
-                    build.drafts.push(Draft::new(Making::Graph(Some(GraphBuilder::new(name))), node.live));
+                    build.drafts.push(Draft::new(Making::Graph(Some(Box::new(GraphBuilder::new(name)))), node.live));
                 }
                 _ => {}
             }
@@ -290,7 +290,7 @@ impl Build {
 
     pub fn graph(&mut self, stage: usize) -> Option<&mut GraphBuilder> {
         match self.drafts.get_mut(stage).map(|draft| &mut draft.making) {
-            Some(Making::Graph(graph)) => graph.as_mut(),
+            Some(Making::Graph(graph)) => graph.as_deref_mut(),
             _ => None,
         }
     }
@@ -464,7 +464,7 @@ impl Build {
                 continue;
             }
             let body = match draft.making {
-                Making::Graph(Some(graph)) => Body::Graph(graph.finish()?),
+                Making::Graph(Some(graph)) => Body::Graph(Box::new(graph.finish()?)),
                 Making::Host(Some(host)) => Body::Host(host),
                 Making::Graph(None) | Making::Host(None) => {
                     return Err(GraphError::Invalid("a stage has nothing to run".to_owned()));
