@@ -25,6 +25,7 @@
 mod abandon;
 mod config;
 pub mod control;
+mod current;
 pub mod egress;
 pub mod events;
 mod faults;

@@ -5,7 +5,7 @@
 //! another graph is loaded on a thread of its own while this one goes on with the old graph.
 
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -69,7 +69,7 @@ impl Model {
             match loaded {
                 Ok(processor) => {
                     say(Said::Ready(began.elapsed()));
-                    Worker { pipeline, config, pool, processor }.serve(&work);
+                    Worker { pipeline, config, pool, turn, processor, loader: None }.serve(&work);
                 }
                 Err(error) => say(Said::Failed(error.to_string())),
             }
@@ -106,19 +106,40 @@ fn load(
     pipeline.load(&cx, params)
 }
 
+type Loaded = Result<Box<dyn FrameProcessor>, PipelineError>;
+
 /// A load that runs beside the frames.
 struct Background {
-    done: Receiver<Result<Box<dyn FrameProcessor>, PipelineError>>,
-    thread: JoinHandle<()>,
-    /// Parameters that came while it loaded.
+    params: Checked,
+    done: Receiver<Loaded>,
+    /// Takes the processor that it replaces, whose end may take longer than a frame.
+    old: Sender<Box<dyn FrameProcessor>>,
+    /// Parameters that came while it loaded and that the graph in use cannot take either.
     newer: Option<Checked>,
+}
+
+impl Background {
+    /// What it loaded, once it is over.
+    fn result(&self) -> Option<Loaded> {
+        match self.done.try_recv() {
+            Ok(loaded) => Some(loaded),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => {
+                Some(Err(PipelineError::Load("loading ended without a result".to_owned())))
+            }
+        }
+    }
 }
 
 struct Worker {
     pipeline: &'static dyn Pipeline,
     config: Arc<Config>,
     pool: FramePool,
+    /// Held by whoever loads.
+    turn: Arc<Mutex<()>>,
     processor: Box<dyn FrameProcessor>,
+    /// The thread of the last load. It cannot be cancelled; the next load waits for it, so that only one is ever alive.
+    loader: Option<JoinHandle<()>>,
 }
 
 impl Worker {
@@ -139,6 +160,15 @@ impl Worker {
             shared.output.close_video();
             self.processor.reset();
         }
+        self.finish_load();
+    }
+
+    /// Waits for a load that nobody wants any more.
+    fn finish_load(&mut self) {
+        if let Some(loader) = self.loader.take() {
+            // A panic of the thread has already ended the process through the panic hook.
+            let _ = loader.join();
+        }
     }
 
     /// Puts the parameters of a new session in force. False when it cannot run.
@@ -146,10 +176,14 @@ impl Worker {
         match self.processor.apply(params) {
             Ok(Applied::Now) => true,
             Ok(Applied::NeedsReload) => {
+                self.finish_load();
                 let notify = shared.clone();
                 let name = self.pipeline.name();
                 let progress = move |line: &str| notify.notice(format!("Loading {name}: {line}"));
-                match load(self.pipeline, &self.config, &self.pool, params, &progress) {
+                let ours = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+                let loaded = load(self.pipeline, &self.config, &self.pool, params, &progress);
+                drop(ours);
+                match loaded {
                     Ok(processor) => {
                         self.processor = processor;
                         true
@@ -175,14 +209,12 @@ impl Worker {
         let mut background: Option<Background> = None;
         loop {
             if let Some(params) = shared.params.take() {
-                self.update(shared, &params, &mut background);
+                self.update(shared, params, &mut background);
             }
-            if background.as_ref().is_some_and(|job| job.thread.is_finished()) {
-                let newer = background.as_mut().and_then(|job| job.newer.take());
-                self.swap(shared, background.take());
-                if let Some(params) = newer {
-                    self.update(shared, &params, &mut background);
-                }
+            if let Some(loaded) = background.as_ref().and_then(Background::result)
+                && let Some(job) = background.take()
+            {
+                self.swap(shared, loaded, job, &mut background);
             }
             let popped = shared.input.pop(
                 Some(Instant::now() + LOOK),
@@ -195,7 +227,7 @@ impl Worker {
                 Popped::Closed => break,
             };
             if let Some(params) = shared.params.take() {
-                self.update(shared, &params, &mut background);
+                self.update(shared, params, &mut background);
             }
             let started = Instant::now();
             frame.stamps.started = Some(started);
@@ -224,10 +256,8 @@ impl Worker {
                 shared.drop_at(Place::Output);
             }
         }
-        // The loader cannot be cancelled; its result is dropped when it comes, before the next session is served.
-        if let Some(job) = background {
-            let _ = job.thread.join();
-        }
+        // What still loads is dropped when it comes.
+        shared.parameters.load_ends();
     }
 
     /// Runs one frame; a layout that changed with the last swap is an error of this frame only.
@@ -238,47 +268,89 @@ impl Worker {
         self.processor.process(frame)
     }
 
-    fn update(&mut self, shared: &Arc<Shared>, params: &Checked, background: &mut Option<Background>) {
-        if let Some(job) = background {
-            // What loads is out of date. Its end decides, so that only one load is ever alive and no frame waits for it.
-            job.newer = Some(params.clone());
-            return;
-        }
-        match self.processor.apply(params) {
-            Ok(Applied::Now) => tracing::debug!(session = shared.id, "Parameters take effect with the next frame."),
-            Ok(Applied::NeedsReload) => match self.spawn_load(params.clone()) {
-                Ok(job) => *background = Some(job),
-                Err(error) => shared.fail("model", format!("Error updating params: {error}")),
-            },
-            Err(error) => shared.fail("model", format!("Error updating params: {error}")),
+    /// Puts new parameters in force, or begins to load what they need. What does not work is told, and those in force stay.
+    fn update(&mut self, shared: &Arc<Shared>, params: Checked, background: &mut Option<Background>) {
+        let result = self.processor.apply(&params).and_then(|applied| {
+            match applied {
+                Applied::Now => {
+                    if background.take().is_some() {
+                        tracing::info!(session = shared.id, "What loads is not needed any more.");
+                        shared.parameters.load_ends();
+                    }
+                    shared.parameters.took(&params);
+                    tracing::debug!(session = shared.id, "Parameters take effect with the next frame.");
+                }
+                Applied::NeedsReload => match background {
+                    // Its end decides, so that only one load is ever alive and no frame waits for it.
+                    Some(job) => job.newer = Some(params.clone()),
+                    None => *background = Some(self.spawn_load(shared, params.clone())?),
+                },
+            }
+            Ok(())
+        });
+        match result {
+            Ok(()) => shared.changed.notify_one(),
+            Err(error) => self.refuse(shared, &params, &error),
         }
     }
 
-    fn spawn_load(&self, params: Checked) -> std::io::Result<Background> {
+    fn refuse(&self, shared: &Shared, params: &Checked, error: &PipelineError) {
+        shared.parameters.refused(params);
+        shared.fail("model", format!("Error updating params: {error}"));
+    }
+
+    fn spawn_load(&mut self, shared: &Arc<Shared>, params: Checked) -> Result<Background, PipelineError> {
         let (pipeline, config, pool) = (self.pipeline, self.config.clone(), self.pool.clone());
-        let (send, done): (Sender<_>, _) = channel();
-        let thread = std::thread::Builder::new().name("weir-load".into()).spawn(move || {
-            let progress = |line: &str| tracing::info!("Loading beside the stream: {line}");
-            // A receiver that is gone means that the session ended first.
-            let _ = send.send(load(pipeline, &config, &pool, &params, &progress));
-        })?;
-        Ok(Background { done, thread, newer: None })
+        let turn = self.turn.clone();
+        let (send, done) = channel();
+        let (old, replaced) = channel();
+        let (before, told, wanted) = (self.loader.take(), shared.clone(), params.clone());
+        shared.parameters.load_begins(&params);
+        let load = move || {
+            if let Some(before) = before {
+                // A panic of the thread has already ended the process through the panic hook.
+                let _ = before.join();
+            }
+            let progress = |line: &str| {
+                tracing::info!(session = told.id, "Loading beside the stream: {line}");
+                told.parameters.load_moves(line);
+                told.changed.notify_one();
+            };
+            let ours = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let loaded = load(pipeline, &config, &pool, &wanted, &progress);
+            drop(ours);
+            // A receiver that is gone means that the result is not needed any more.
+            let _ = send.send(loaded);
+            drop(replaced.recv());
+        };
+        match std::thread::Builder::new().name("weir-load".into()).spawn(load) {
+            Ok(thread) => self.loader = Some(thread),
+            Err(error) => {
+                shared.parameters.load_ends();
+                return Err(PipelineError::Load(format!("a thread could not be started: {error}")));
+            }
+        }
+        Ok(Background { params, done, old, newer: None })
     }
 
-    fn swap(&mut self, shared: &Arc<Shared>, job: Option<Background>) {
-        let Some(job) = job else { return };
-        match job.done.recv_timeout(Duration::ZERO) {
-            Ok(Ok(processor)) => {
-                self.processor = processor;
+    /// Puts the result of a load in the place of the old graph, between two frames.
+    fn swap(&mut self, shared: &Arc<Shared>, loaded: Loaded, job: Background, background: &mut Option<Background>) {
+        match loaded {
+            Ok(processor) => {
+                let old = std::mem::replace(&mut self.processor, processor);
+                // The loader waits for it.
+                let _ = job.old.send(old);
+                shared.parameters.took(&job.params);
                 shared.open_model(self.processor.format());
                 tracing::info!(session = shared.id, "The new graph is in place.");
             }
-            Ok(Err(error)) => shared.fail("model", format!("Error updating params: {error}")),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                shared.fail("model", "Error updating params: loading ended without a result".into());
-            }
+            Err(error) => self.refuse(shared, &job.params, &error),
         }
-        let _ = job.thread.join();
+        shared.parameters.load_ends();
+        shared.changed.notify_one();
+        if let Some(params) = job.newer {
+            self.update(shared, params, background);
+        }
     }
 }
 
@@ -300,49 +372,137 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_update_during_a_load_does_not_stop_the_frames_and_wins() {
-        let pipeline = registry::find("delay").unwrap();
-        let check = |load_ms: u64, frame_ms: u64| {
-            let params = json!({"load_ms": load_ms, "frame_ms": frame_ms});
-            pipeline.check(params.as_object().unwrap()).unwrap()
-        };
-        let pool = FramePool::new(24);
-        let config = Arc::new(Config::default());
-        let model = Model::start(pipeline, check(0, 0), config, pool.clone(), Arc::default(), |_| {}).unwrap();
-        let shared = {
+    /// A session of the pipeline `delay` whose frames the test puts in and takes out.
+    struct Bench {
+        pool: FramePool,
+        shared: Arc<Shared>,
+        // Last, since its end waits for the session's.
+        _model: Model,
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            self.shared.abort();
+        }
+    }
+
+    fn check(params: serde_json::Value) -> Checked {
+        registry::find("delay").unwrap().check(params.as_object().unwrap()).unwrap()
+    }
+
+    impl Bench {
+        fn new(params: serde_json::Value) -> Self {
+            let pipeline = registry::find("delay").unwrap();
+            let pool = FramePool::new(24);
+            let params = check(params);
+            let config = Arc::new(Config::default());
+            let model = Model::start(pipeline, params.clone(), config, pool.clone(), Arc::default(), |_| {}).unwrap();
             let now = Instant::now();
-            let clock = Clock { at: now, unix_ns: 0 };
             let meter = Meter::new(
                 1,
                 Size::new(64, 64),
-                clock,
+                Clock { at: now, unix_ns: 0 },
                 Duration::from_secs(5),
                 Carry { number: 0, from_ms: 0, billed_until_ns: 0 },
                 Arc::new(Tracer::new()),
             );
-            Shared::new((1, 0), pipeline, pool.clone(), Arc::new(Metrics::new().unwrap()), meter, now)
-        };
-        assert!(model.serve(shared.clone(), check(0, 0)));
-        wait("the model opens", || shared.ready());
-        let opened = shared.ready_at.get();
-        let frame = |n: i64| {
-            let frame = VideoFrame::take(&pool, Size::new(64, 64), PixelFormat::I420, Timestamp(n)).unwrap();
-            let _ = shared.input.push(frame);
-            wait("a frame comes out", || shared.output.pictures() > 0);
-            let _ = shared.output.pop(Instant::now(), |_| 0, |_| {});
-        };
-        shared.params.put(check(1500, 0));
-        frame(1);
+            let metrics = Arc::new(Metrics::new().unwrap());
+            let shared = Shared::new((1, 0), pipeline, &params, pool.clone(), metrics, meter, now);
+            assert!(model.serve(shared.clone(), params));
+            wait("the model opens", || shared.ready());
+            Self { pool, shared, _model: model }
+        }
+
+        fn update(&self, params: &serde_json::Value) {
+            let checked = check(params.clone());
+            self.shared.parameters.accept(|_| Ok(checked.clone())).unwrap();
+            self.shared.params.put(checked);
+        }
+
+        /// Puts a frame in and takes it out. Returns how long it took.
+        fn frame(&self, n: i64) -> Duration {
+            let began = Instant::now();
+            let frame = VideoFrame::take(&self.pool, Size::new(64, 64), PixelFormat::I420, Timestamp(n)).unwrap();
+            let _ = self.shared.input.push(frame);
+            wait("a frame comes out", || self.shared.output.pictures() > 0);
+            let _ = self.shared.output.pop(Instant::now(), |_| 0, |_| {});
+            began.elapsed()
+        }
+
+        fn in_force(&self) -> serde_json::Value {
+            serde_json::Value::Object((*self.shared.parameters.in_force().given).clone())
+        }
+    }
+
+    #[test]
+    fn frames_go_on_beside_a_load_and_its_parameters_follow() {
+        let bench = Bench::new(json!({"load_ms": 0, "frame_ms": 0}));
+        let other = json!({"load_ms": 1500, "frame_ms": 300});
+        bench.update(&other);
         let began = Instant::now();
-        shared.params.put(check(0, 300));
-        frame(2);
-        assert!(began.elapsed() < Duration::from_secs(1), "the frame waited for the load");
-        wait("the first load ends", || shared.ready_at.get() != opened);
-        std::thread::sleep(Duration::from_millis(200));
-        let began = Instant::now();
-        frame(3);
-        assert!(began.elapsed() >= Duration::from_millis(300), "the newest parameters are not in force");
-        shared.abort();
+        wait("the load begins", || bench.shared.parameters.loading().0.is_some());
+        assert!(bench.frame(1) < Duration::from_secs(1), "the frame waited for the load");
+        assert!(bench.shared.ready(), "no overlay");
+        assert_eq!(bench.in_force(), json!({"load_ms": 0, "frame_ms": 0}));
+        wait("its step is told", || {
+            bench.shared.parameters.loading().0.is_some_and(|loading| loading.detail == "waiting for 1500 ms")
+        });
+        wait("the load ends", || bench.shared.parameters.loading().0.is_none());
+        assert!(began.elapsed() >= Duration::from_millis(1500));
+        assert_eq!(bench.in_force(), other);
+        assert!(bench.frame(2) >= Duration::from_millis(300), "the new parameters are not in force");
+    }
+
+    #[test]
+    fn an_update_that_needs_no_load_ends_the_wait_for_one() {
+        let bench = Bench::new(json!({"load_ms": 0, "frame_ms": 0}));
+        bench.update(&json!({"load_ms": 1500, "frame_ms": 0}));
+        wait("the load begins", || bench.shared.parameters.loading().0.is_some());
+        let newest = json!({"load_ms": 0, "frame_ms": 300});
+        bench.update(&newest);
+        let (began, took) = (Instant::now(), bench.frame(1));
+        assert!(took >= Duration::from_millis(300) && began.elapsed() < Duration::from_millis(1400), "{took:?}");
+        assert_eq!(bench.in_force(), newest);
+        assert!(bench.shared.parameters.loading().0.is_none());
+        // The load that nobody wants leaves nothing behind.
+        std::thread::sleep(Duration::from_millis(1700));
+        assert!(bench.frame(2) >= Duration::from_millis(300));
+        assert_eq!(bench.in_force(), newest);
+    }
+
+    #[test]
+    fn of_updates_during_a_load_the_newest_follows_it() {
+        let bench = Bench::new(json!({"load_ms": 0, "frame_ms": 0}));
+        bench.update(&json!({"load_ms": 700, "frame_ms": 0}));
+        wait("the load begins", || bench.shared.parameters.loading().0.is_some());
+        for load_ms in [500, 1, 2] {
+            let newest = json!({"load_ms": load_ms, "frame_ms": 300});
+            bench.update(&newest);
+            bench.frame(load_ms);
+        }
+        wait("the newest is in force", || bench.in_force() == json!({"load_ms": 2, "frame_ms": 300}));
+        assert!(bench.frame(5) >= Duration::from_millis(300));
+    }
+
+    #[test]
+    fn parameters_that_do_not_load_are_told_and_the_old_ones_stay() {
+        let old = json!({"load_ms": 0, "frame_ms": 1});
+        let bench = Bench::new(old.clone());
+        let hash = bench.shared.parameters.in_force().hash;
+        bench.update(&json!({"load_ms": 200, "fail_load": true}));
+        let mut fault = None;
+        wait("the failure is told", || {
+            bench.frame(1);
+            fault = bench.shared.faults.take().pop_front();
+            fault.is_some()
+        });
+        let fault = fault.unwrap();
+        assert_eq!(fault.stage, "model");
+        assert_eq!(fault.message, "Error updating params: loading fails as asked by fail_load");
+        wait("nothing loads", || bench.shared.parameters.loading().0.is_none());
+        assert_eq!(bench.in_force(), old);
+        assert_eq!(bench.shared.parameters.accepted().hash, hash, "what was refused is not current");
+        assert_eq!(bench.shared.parameters.safe().hash, hash);
+        bench.frame(2);
     }
 }

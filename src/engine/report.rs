@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
+use super::current::Current;
 use super::events::unix_ms;
-use super::session::Current;
 use super::shared::{Moment, Shared};
 use crate::health::{Observations, PipelineState, Rate, State, Status, Thresholds, evaluate, status_json};
 use crate::link::Resume;
@@ -30,6 +30,7 @@ pub struct Watch {
     told_restart: bool,
     told_ms: u64,
     share: Share,
+    load_turns: u64,
 }
 
 /// Time over which [`Watch::model_share`] looks back, at least.
@@ -81,6 +82,7 @@ impl Watch {
             told_restart: false,
             told_ms: start_ms,
             share: Share { since: now, us: 0, last: None },
+            load_turns: 0,
         }
     }
 
@@ -140,19 +142,26 @@ impl Watch {
         self.state
     }
 
+    /// True when a load beside the stream began or ended since the last call.
+    pub fn load_turned(&mut self, shared: &Shared) -> bool {
+        let turns = shared.parameters.loading().1;
+        std::mem::replace(&mut self.load_turns, turns) != turns
+    }
+
     /// The status object, large fields included.
-    pub fn status(&self, shared: &Shared, current: &Current) -> Map<String, Value> {
-        self.object(shared, current, true, true)
+    pub fn status(&self, shared: &Shared) -> Map<String, Value> {
+        self.object(shared, &shared.parameters.in_force(), true, true)
     }
 
     /// The status object of the next status event: fields that gateways remember are there once after each change.
-    pub fn event(&mut self, shared: &Shared, current: &Current) -> Map<String, Value> {
+    pub fn event(&mut self, shared: &Shared) -> Map<String, Value> {
+        let current = shared.parameters.in_force();
         let params_changed = self.told_params.as_deref() != Some(current.hash.as_str());
         let restart_new = !self.told_restart;
-        let mut status = self.object(shared, current, params_changed, restart_new);
+        let mut status = self.object(shared, &current, params_changed, restart_new);
         status.insert("last_status_timestamp".into(), self.told_ms.into());
         self.told_ms = unix_ms();
-        self.told_params = Some(current.hash.clone());
+        self.told_params = Some(current.hash);
         self.told_restart = true;
         status
     }
@@ -163,11 +172,19 @@ impl Watch {
         let at = |moment: &Moment| {
             moment.get().map(|at| now_ms.saturating_sub(now.saturating_duration_since(at).as_millis() as u64))
         };
+        let loading = shared.parameters.loading().0.map(|loading| {
+            json!({
+                "detail": loading.detail,
+                "since": now_ms.saturating_sub(now.saturating_duration_since(loading.since).as_millis() as u64),
+                "params_hash": loading.hash,
+            })
+        });
         let weir = json!({
             "frames_in": shared.frames_in.load(Ordering::Relaxed),
             "frames_out": shared.frames_out.load(Ordering::Relaxed),
             "latency_ms": shared.meter.latency(),
             "dropped": shared.meter.totals().dropped,
+            "loading": loading,
         });
         let resume = self.restarts.as_ref();
         let status = status_json(&Status {

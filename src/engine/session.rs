@@ -1,7 +1,7 @@
 //! One stream from its start request to the deletion of its channels.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use super::report::Watch;
 use super::shared::Shared;
 use super::{egress, ingest};
 use crate::frame::{FramePool, Size, Timestamp};
-use crate::health::{State, params_hash};
+use crate::health::State;
 use crate::link::{FromEngine, Resume, SessionReport, StreamRequest};
 use crate::media::OutputConfig;
 use crate::metering::{Carry, Clock, Facts, Interval, Meter, Metrics, Tracer};
@@ -64,28 +64,9 @@ pub(super) struct Deps {
     pub tasks: TaskTracker,
 }
 
-/// The parameters in force.
-#[derive(Clone, Debug)]
-pub struct Current {
-    /// As they were sent.
-    pub given: Arc<Params>,
-    /// Hash of `given`.
-    pub hash: String,
-    /// Unix milliseconds of the last accepted update.
-    pub updated_ms: u64,
-    checked: Checked,
-}
-
-impl Current {
-    fn new(checked: Checked) -> Self {
-        Self { hash: params_hash(&checked.given), given: checked.given.clone(), updated_ms: unix_ms(), checked }
-    }
-}
-
 /// A running session, held by the engine.
 pub struct Handle {
     shared: Arc<Shared>,
-    current: Arc<Mutex<Current>>,
     mode: UpdateMode,
     stop: watch::Sender<Option<String>>,
     events: Events,
@@ -103,24 +84,16 @@ impl Handle {
     ) -> Result<Self, String> {
         let meter = meter(&deps, &order, checked.size, now);
         let numbers = (order.session, deps.slot);
-        let shared = Shared::new(numbers, pipeline, deps.pool.clone(), deps.metrics.clone(), meter, now);
+        let shared = Shared::new(numbers, pipeline, &checked, deps.pool.clone(), deps.metrics.clone(), meter, now);
         shared.notice(format!("Loading {}…", pipeline.name()));
         deps.metrics.begin_session(deps.slot);
-        if !model.serve(shared.clone(), checked.clone()) {
+        shared.overlay.store(checked.show_reloading_frame, Ordering::Relaxed);
+        if !model.serve(shared.clone(), checked) {
             return Err("the model thread does not take sessions".into());
         }
-        shared.overlay.store(checked.show_reloading_frame, Ordering::Relaxed);
-        let current = Arc::new(Mutex::new(Current::new(checked)));
-        shared.last_params.set(now);
         let (stop, stopped) = watch::channel(None);
         let (events, queue) = Events::channel(deps.metrics.events_lost.clone());
-        let handle = Self {
-            shared: shared.clone(),
-            current: current.clone(),
-            mode: deps.config.updates,
-            stop,
-            events: events.clone(),
-        };
+        let handle = Self { shared: shared.clone(), mode: deps.config.updates, stop, events: events.clone() };
         let span = tracing::info_span!(
             "stream",
             gateway_request_id = order.request.gateway_request_id,
@@ -129,7 +102,7 @@ impl Handle {
         );
         let updater = handle.updater();
         let tasks = deps.tasks.clone();
-        let session = Session { deps, shared, current, order, stopped, events, updater };
+        let session = Session { deps, shared, order, stopped, events, updater };
         // The task owns the session; its end is reported through `deps.ended`.
         tasks.spawn(session.run(queue, now).instrument(span));
         Ok(handle)
@@ -140,13 +113,13 @@ impl Handle {
         self.updater().update(params)
     }
 
-    /// The parameters in force, as they were sent.
+    /// The parameters that were accepted last, as they were sent.
     pub fn params(&self) -> Arc<Params> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).given.clone()
+        self.shared.parameters.accepted().given
     }
 
     fn updater(&self) -> Updater {
-        Updater { shared: self.shared.clone(), current: self.current.clone(), mode: self.mode }
+        Updater { shared: self.shared.clone(), mode: self.mode }
     }
 
     /// Ends the session: what is under way is published, then its channels are deleted.
@@ -192,7 +165,6 @@ impl Handle {
 #[derive(Clone)]
 struct Updater {
     shared: Arc<Shared>,
-    current: Arc<Mutex<Current>>,
     mode: UpdateMode,
 }
 
@@ -206,28 +178,28 @@ impl Updater {
     }
 
     fn check(&self, params: Map<String, Value>) -> Result<(), ParamError> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let params = match self.mode {
-            UpdateMode::Replace => params,
-            UpdateMode::Merge => control::merged(&current.given, params),
-        };
-        let checked = self.shared.pipeline.check(&params)?;
-        let (old, new) = (current.checked.size, checked.size);
-        if old != new {
-            // The text is the contract's, whole.
-            let reason = format!(
-                "Cannot change output resolution mid-stream (Current resolution: ({}, {}) requested resolution: \
-                 ({}, {})). Output resolution (e.g. upscalers) can only be configured when starting a new stream.",
-                old.width, old.height, new.width, new.height
-            );
-            return Err(ParamError { field: String::new(), reason });
-        }
-        self.shared.overlay.store(checked.show_reloading_frame, Ordering::Relaxed);
-        *current = Current::new(checked.clone());
-        tracing::info!(session = self.shared.id, hash = current.hash, "New parameters are accepted.");
-        drop(current);
-        self.shared.last_params.set(Instant::now());
-        self.shared.params.put(checked);
+        let hash = self.shared.parameters.accept(|before| {
+            let params = match self.mode {
+                UpdateMode::Replace => params,
+                UpdateMode::Merge => control::merged(&before.given, params),
+            };
+            let checked = self.shared.pipeline.check(&params)?;
+            let (old, new) = (before.size, checked.size);
+            if old != new {
+                // The text is the contract's, whole.
+                let reason = format!(
+                    "Cannot change output resolution mid-stream (Current resolution: ({}, {}) requested resolution: \
+                     ({}, {})). Output resolution (e.g. upscalers) can only be configured when starting a new stream.",
+                    old.width, old.height, new.width, new.height
+                );
+                return Err(ParamError { field: String::new(), reason });
+            }
+            // In the order in which they are accepted, whichever door they come by.
+            self.shared.overlay.store(checked.show_reloading_frame, Ordering::Relaxed);
+            self.shared.params.put(checked.clone());
+            Ok(checked)
+        })?;
+        tracing::info!(session = self.shared.id, hash, "New parameters are accepted.");
         self.shared.input.wake();
         self.shared.changed.notify_one();
         Ok(())
@@ -253,7 +225,6 @@ struct End {
 struct Session {
     deps: Deps,
     shared: Arc<Shared>,
-    current: Arc<Mutex<Current>>,
     order: Order,
     stopped: watch::Receiver<Option<String>>,
     events: Events,
@@ -317,7 +288,7 @@ impl Session {
         let Deps { client, config, supervisor, .. } = &self.deps;
         let request = &self.order.request;
         let resume = self.order.resume.as_ref();
-        let size = self.current.lock().unwrap_or_else(PoisonError::into_inner).checked.size;
+        let size = self.shared.parameters.accepted().checked().size;
         let stamp = |pts: fn(&Resume) -> Option<i64>| resume.and_then(pts).map(Timestamp);
         let (last_video, last_audio) = (stamp(|r| r.last_video_pts), stamp(|r| r.last_audio_pts));
         let thread = |error: std::io::Error| format!("a thread could not be started: {error}");
@@ -450,8 +421,10 @@ impl Session {
                     if fault_told.is_none_or(|at| at.elapsed() >= FAULTS) {
                         fault_told = self.report_faults(watch).then(Instant::now).or(fault_told);
                     }
-                    let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                    self.report(watch, &current);
+                    if watch.load_turned(&self.shared) {
+                        self.events.emit(Event::Status(watch.event(&self.shared)));
+                    }
+                    self.report(watch);
                 }
                 now = look.tick() => {
                     let now = now.into_std();
@@ -465,14 +438,13 @@ impl Session {
                     if let Some(state) = changed {
                         tracing::info!(session = self.shared.id, state = state.as_str(), "Pipeline state changed.");
                     }
-                    let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
                     if changed.is_some() || now.duration_since(told) >= status_every {
                         told = now;
-                        self.events.emit(Event::Status(watch.event(&self.shared, &current)));
+                        self.events.emit(Event::Status(watch.event(&self.shared)));
                     }
                     if changed.is_some() || now.duration_since(reported) >= REPORT {
                         reported = now;
-                        self.report(watch, &current);
+                        self.report(watch);
                     }
                     // With no room on the link the interval goes on and is closed when there is.
                     if now.saturating_duration_since(opened) >= interval
@@ -522,7 +494,7 @@ impl Session {
     }
 
     fn close_interval(&self, now: Instant, last: bool) -> Interval {
-        let hash = self.current.lock().unwrap_or_else(PoisonError::into_inner).hash.clone();
+        let hash = self.shared.parameters.in_force().hash;
         let restarts = self.order.resume.as_ref().map_or(0, |resume| resume.restart_count);
         let facts = Facts { model: self.shared.pipeline.name(), params_hash: &hash, restarts, last };
         let interval = self.shared.meter.close(now, facts);
@@ -543,13 +515,13 @@ impl Session {
         any
     }
 
-    fn report(&self, watch: &Watch, current: &Current) {
+    fn report(&self, watch: &Watch) {
         let control_seq = self.shared.control_seq.load(Ordering::Relaxed);
         self.deps.supervisor.hint(FromEngine::Session(SessionReport {
             session: self.shared.id,
             state: watch.state().as_str().into(),
-            status: Value::Object(watch.status(&self.shared, current)),
-            params: (*current.given).clone(),
+            status: Value::Object(watch.status(&self.shared)),
+            params: (*self.shared.parameters.safe().given).clone(),
             control_seq: Some(control_seq),
             model_share: watch.model_share(),
         }));

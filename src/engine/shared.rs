@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::current::Parameters;
 use super::faults::{Fault, Faults};
 use super::fresh::Fresh;
 use super::outbox::Outbox;
@@ -107,6 +108,8 @@ pub struct Shared {
     pub streams: Latest<Streams>,
     /// Wakes the session: something that its owner should hear of at once has changed.
     pub changed: Notify,
+    /// The session's parameters, and what the model has made of them.
+    pub parameters: Parameters,
     /// Parameters that the model has not seen yet.
     pub params: Latest<Checked>,
     /// The session's picture buffers.
@@ -135,8 +138,6 @@ pub struct Shared {
     pub last_error: Moment,
     /// The last fault that was logged as a warning.
     warned: Moment,
-    /// The last accepted parameters.
-    pub last_params: Moment,
     /// Microseconds between two pictures by their time stamps, averaged; 0 before it is known.
     pub interval_us: AtomicU64,
     /// The next segment of the control channel.
@@ -176,10 +177,11 @@ const INPUT_QUEUE: usize = 24;
 pub const BUFFERS: usize = 60;
 
 impl Shared {
-    /// The state of the session of number `id` in `slot`, which begins at `now`.
+    /// The state of the session of number `id` in `slot`, which begins at `now` with `params`.
     pub fn new(
         (id, slot): (u64, usize),
         pipeline: &'static dyn Pipeline,
+        params: &Checked,
         pool: FramePool,
         metrics: Arc<Metrics>,
         meter: Meter,
@@ -196,6 +198,7 @@ impl Shared {
             output: Outbox::new(),
             streams: Latest::default(),
             changed: Notify::new(),
+            parameters: Parameters::new(params.clone()),
             params: Latest::default(),
             pool,
             model_ready: AtomicBool::new(false),
@@ -210,7 +213,6 @@ impl Shared {
             last_output: moment(),
             last_error: moment(),
             warned: moment(),
-            last_params: moment(),
             interval_us: AtomicU64::new(0),
             control_seq: AtomicU64::new(0),
             frames_in: AtomicU64::new(0),

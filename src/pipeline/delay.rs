@@ -8,8 +8,8 @@ use super::params::{Field, Kind, Table, Unknown, count};
 use super::{Applied, Checked, FrameProcessor, LoadContext, ParamError, Params, Pipeline, PipelineError};
 use crate::frame::{PixelFormat, VideoFrame};
 
-/// Frames pass through untouched after `frame_ms` of sleep each. Loading sleeps for `load_ms`; an update that changes
-/// `load_ms` asks for a reload. With `fail_every` of N every Nth frame of a stream is an error.
+/// Frames pass through untouched after `frame_ms` of sleep each. Loading sleeps for `load_ms`, then fails with `fail_load`;
+/// an update that changes either asks for a reload. With `fail_every` of N every Nth frame of a stream is an error.
 pub struct Delay;
 
 const fn milliseconds(name: &'static str, title: &'static str, about: &'static str, default: i64, max: i64) -> Field {
@@ -21,6 +21,12 @@ const TABLE: Table = Table {
     fields: &[
         milliseconds("frame_ms", "Time a frame", "Milliseconds that each frame takes.", 40, 10_000),
         milliseconds("load_ms", "Time to load", "Milliseconds that loading takes; a change reloads.", 1_000, 600_000),
+        Field {
+            name: "fail_load",
+            title: "Fail to load",
+            about: "Loading fails at its end; a change reloads.",
+            kind: Kind::Bool { default: false },
+        },
         Field {
             name: "fail_every",
             title: "Fail every Nth frame",
@@ -52,8 +58,15 @@ impl Pipeline for Delay {
         let load_ms = count(params, "load_ms");
         (cx.progress)(&format!("waiting for {load_ms} ms"));
         sleep(Duration::from_millis(load_ms));
+        if fails(params) {
+            return Err(PipelineError::Load("loading fails as asked by fail_load".into()));
+        }
         Ok(Box::new(Sleeper::new(params)))
     }
+}
+
+fn fails(params: &Checked) -> bool {
+    params.values.get("fail_load").and_then(serde_json::Value::as_bool).unwrap_or_default()
 }
 
 struct Sleeper {
@@ -80,7 +93,7 @@ impl FrameProcessor for Sleeper {
     }
 
     fn apply(&mut self, params: &Checked) -> Result<Applied, PipelineError> {
-        if count(params, "load_ms") != self.load_ms {
+        if count(params, "load_ms") != self.load_ms || fails(params) {
             return Ok(Applied::NeedsReload);
         }
         *self = Self { seen: self.seen, ..Self::new(params) };
