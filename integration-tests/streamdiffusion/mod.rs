@@ -2,7 +2,9 @@
 //! vectors and the script that makes them are in `golden/streamdiffusion`; the models are those of `weir::models::tiny` on
 //! both sides.
 
+mod folders;
 mod full;
+mod live;
 mod nets;
 mod numbers;
 mod pipeline;

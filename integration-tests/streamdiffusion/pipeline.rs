@@ -1,20 +1,14 @@
 //! The pipeline `streamdiffusion` over small models, from parameters to pictures.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use weir::frame::{FrameBuf, FramePool, PixelFormat, Size, Stamps, Timestamp, VideoFrame};
-use weir::graph::{DType, GraphBuilder};
 use weir::inference::Config;
-use weir::models::clip::{self, ClipConfig, Hidden};
-use weir::models::synthetic::Synthetic;
-use weir::models::taesd::{self, TaesdConfig};
-use weir::models::unet::{self, Question, UnetConfig};
-use weir::models::{ModelError, Net, Source, Stored, tiny};
 use weir::pipeline::{Applied, Checked, FrameProcessor, LoadContext, PipelineError, registry};
 
-use super::{Golden, apart, close, config, picture};
+use super::folders::{self, Line};
+use super::{Golden, apart, close, picture};
 
 const SIZE: usize = 64;
 
@@ -158,97 +152,84 @@ fn frames_of_another_size_are_refused() {
     show(&mut *stream, 0);
 }
 
-/// Keeps what passes through.
-struct Recorder {
-    inner: Synthetic,
-    seen: HashMap<String, (Vec<usize>, Vec<u8>)>,
-}
-
-impl Source for Recorder {
-    fn has(&self, name: &str) -> bool {
-        self.inner.has(name)
-    }
-
-    fn tensor(&mut self, name: &str, shape: &[u64], _: DType) -> Result<Stored, ModelError> {
-        let stored = self.inner.tensor(name, shape, DType::F32)?;
-        if let Stored::Inline(bytes) = &stored {
-            self.seen.insert(name.to_owned(), (shape.iter().map(|&n| n as usize).collect(), bytes.clone()));
+/// A folder of models with one of `line`, two ControlNets and a LoRA in it, and parameters that use them.
+fn whole_folder(root: &Path, line: Line) -> Value {
+    let (model, taesd, controls) = match line {
+        Line::Sd15 => {
+            let controls = ["lllyasviel/control_v11p_sd15_canny", "lllyasviel/control_v11f1e_sd15_tile"];
+            ("Lykon/dreamshaper-8", "madebyollin/taesd", controls)
         }
-        Ok(stored)
+        Line::Sd21 => {
+            let controls = ["thibaud/controlnet-sd21-canny-diffusers", "thibaud/controlnet-sd21-depth-diffusers"];
+            ("stabilityai/sd-turbo", "madebyollin/taesd", controls)
+        }
+        Line::Sdxl => {
+            let controls = ["xinsir/controlnet-canny-sdxl-1.0", "xinsir/controlnet-depth-sdxl-1.0"];
+            ("stabilityai/sdxl-turbo", "madebyollin/taesdxl", controls)
+        }
+    };
+    folders::model(&root.join(format!("models--{}/snapshots/1f", model.replace('/', "--"))), line, false);
+    folders::taesd(&root.join(taesd));
+    for (number, name) in controls.iter().enumerate() {
+        folders::controlnet(&root.join(name), line, number);
     }
+    folders::lora(&root.join("style.safetensors"), "style");
+    json!({
+        "model_id": model, "use_lcm_lora": false, "prompt": "a photo of a cat", "negative_prompt": "blurry",
+        "cfg_type": "full", "guidance_scale": 3, "t_index_list": [20], "seed": 789,
+        "controlnets": [{"model_id": controls[0], "conditioning_scale": 0.5}, {"model_id": controls[1], "conditioning_scale": 1}],
+        "lora_dict": {"style.safetensors": 8.0},
+    })
 }
 
-/// Writes the weights that `build` asks for, and the configuration, into `folder`.
-fn store(folder: &Path, file: &str, json: &Value, inner: Synthetic, build: impl FnOnce(&mut Net<'_>)) {
-    let mut recorder = Recorder { inner, seen: HashMap::new() };
-    let mut g = GraphBuilder::new("recorded");
-    build(&mut Net::new(&mut g, &mut recorder, DType::F32));
-    std::fs::create_dir_all(folder).expect("folder");
-    std::fs::write(folder.join("config.json"), json.to_string()).expect("config");
-    let views = recorder.seen.iter().map(|(name, (shape, bytes))| {
-        (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).expect("tensor"))
-    });
-    let bytes = safetensors::serialize(views, None).expect("safetensors");
-    std::fs::write(folder.join(format!("{file}.safetensors")), bytes).expect("weights");
-}
-
-fn write_model(root: &Path, with_taesd: bool) {
-    let weights = "diffusion_pytorch_model";
-    store(&root.join("unet"), weights, &config("unet-sd15"), tiny::weights("unet-sd15").expect("weights"), |net| {
-        let shape = UnetConfig::from_json(&config("unet-sd15")).expect("config");
-        let sample = net.g.input("sample", DType::F32, [1, 4, 8, 8]).expect("input");
-        let timestep = net.g.input("timestep", DType::F32, [1]).expect("input");
-        let context = net.g.input("context", DType::F32, [1, 77, 32]).expect("input");
-        let question = Question { sample: &sample, timestep: &timestep, encoder_hidden_states: &context, added: None };
-        unet::build(net, &shape, &question, None).expect("UNet");
-    });
-    if with_taesd {
-        store(&root.join("taesd"), weights, &config("taesd"), tiny::weights("taesd").expect("weights"), |net| {
-            let shape = TaesdConfig::from_json(&config("taesd")).expect("config");
-            let x = net.g.input("x", DType::F32, [1, 3, 64, 64]).expect("input");
-            let latent = taesd::encode(net, &shape, &x).expect("encoder");
-            taesd::decode(net, &shape, &latent).expect("decoder");
-        });
-    }
-    // Letters alone and at the ends of words, and the two marks.
-    let letters: Vec<String> = ('a'..='z').map(String::from).collect();
-    let ends = letters.iter().map(|letter| format!("{letter}</w>"));
-    let marks = ["<|startoftext|>", "<|endoftext|>"].map(String::from);
-    let all: Vec<String> = letters.iter().cloned().chain(ends).chain(marks).collect();
-    let vocabulary: serde_json::Map<String, Value> =
-        all.iter().enumerate().map(|(i, token)| (token.clone(), json!(i))).collect();
-    let tokenizer = root.join("tokenizer");
-    std::fs::create_dir_all(&tokenizer).expect("folder");
-    std::fs::write(tokenizer.join("vocab.json"), Value::Object(vocabulary).to_string()).expect("vocabulary");
-    std::fs::write(tokenizer.join("merges.txt"), "#version: 0.2\n").expect("merges");
-    let text = json!({
-        "architectures": ["CLIPTextModel"], "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "hidden_act": "quick_gelu", "max_position_embeddings": 77, "vocab_size": all.len(),
-    });
-    store(&root.join("text_encoder"), "model", &text, Synthetic::new("clip", 1.0), |net| {
-        let shape = ClipConfig::from_json(&text).expect("config");
-        let ids = net.g.input("ids", DType::I64, [1, 77]).expect("input");
-        clip::build(net, &shape, &ids, None, Hidden::Last).expect("text encoder");
-    });
+fn changed(start: &Value, path: &str, value: Value) -> Value {
+    let mut params = start.clone();
+    *params.pointer_mut(path).expect(path) = value;
+    params
 }
 
 #[test]
-fn a_folder_of_weights_streams() {
-    let root = tempfile::tempdir().expect("folder");
-    write_model(root.path(), true);
-    let params = |prompt: &str| {
-        check(json!({"model_id": "Lykon/dreamshaper-8", "use_lcm_lora": false, "prompt": prompt, "t_index_list": [20]}))
-    };
-    let mut stream = load(root.path(), &params("a cat")).unwrap_or_else(|error| panic!("{error}"));
-    let cat = show(&mut *stream, 0);
-    stream.apply(&params("a dog on the moon")).expect("hot");
-    apart("prompt", &show(&mut *stream, 0), &cat, 1.0);
-    stream.apply(&params("a cat")).expect("hot");
-    stream.reset();
-    assert_eq!(show(&mut *stream, 0), cat);
-    // The graphs' folder is gone, the session is not.
-    assert!(!root.path().join("weir--graphs").exists());
-    show(&mut *stream, 1);
+fn folders_of_every_line_stream_and_everything_in_them_counts() {
+    for line in [Line::Sd15, Line::Sd21, Line::Sdxl] {
+        let root = tempfile::tempdir().expect("folder");
+        let start = whole_folder(root.path(), line);
+        let mut stream = load(root.path(), &check(start.clone())).unwrap_or_else(|error| panic!("{error}"));
+        let first = show(&mut *stream, 0);
+        for (path, value) in [
+            ("/prompt", json!("flowers in the city, neon lights, masterpiece, anime girl with blue hair")),
+            ("/prompt", json!([["a photo of a cat", 0.4], ["the city at night, neon lights, 8k", 0.6]])),
+            ("/prompt", json!([["a photo of a cat", 1], ["the city at night", 1], ["a dog", 5]])),
+            ("/negative_prompt", json!("the city at night, anime girl with blue hair, neon lights, masterpiece")),
+            ("/seed", json!([[789, 0.5], [790, 0.5]])),
+            ("/seed", json!([[789, 0.2], [790, 0.5], [3, 0.3]])),
+            ("/controlnets/0/conditioning_scale", json!(3)),
+            ("/controlnets/1/conditioning_scale", json!(0)),
+        ] {
+            assert_eq!(
+                stream.apply(&check(changed(&start, path, value.clone()))).expect("hot"),
+                Applied::Now,
+                "{path}"
+            );
+            stream.reset();
+            apart(&format!("{line:?} {path} {value}"), &show(&mut *stream, 0), &first, 2.0);
+        }
+        stream.apply(&check(start.clone())).expect("hot");
+        stream.reset();
+        assert_eq!(show(&mut *stream, 0), first, "{line:?}: what is set back is as before");
+        // What is merged or built in is loaded anew, and shows.
+        let other = |path: &str, value: Value| {
+            let params = check(changed(&start, path, value));
+            let mut stream = load(root.path(), &params).unwrap_or_else(|error| panic!("{error}"));
+            show(&mut *stream, 0)
+        };
+        let plain = other("/lora_dict", Value::Null);
+        apart(&format!("{line:?} LoRA"), &plain, &first, 2.0);
+        assert_eq!(other("/lora_dict", json!({"style.safetensors": 0})), plain, "a LoRA of weight 0 is none");
+        apart(&format!("{line:?} ControlNets"), &other("/controlnets", json!([])), &first, 2.0);
+        // The graphs' folder is gone, the session is not.
+        assert!(!root.path().join("weir--graphs").exists());
+        show(&mut *stream, 1);
+    }
 }
 
 #[test]
@@ -261,11 +242,11 @@ fn what_is_missing_is_named_before_loading() {
         Ok(_) => panic!("it loads without {part}"),
     };
     missing("Lykon/dreamshaper-8", &params);
-    write_model(root.path(), false);
+    folders::model(root.path(), Line::Sd15, false);
     missing("madebyollin/taesd", &params);
     missing("lcm-lora-sdv1-5", &check(json!({"model_id": "Lykon/dreamshaper-8"})));
     std::fs::remove_dir_all(root.path().join("tokenizer")).expect("remove");
-    write_model(root.path(), true);
+    folders::model(root.path(), Line::Sd15, true);
     std::fs::remove_dir_all(root.path().join("tokenizer")).expect("remove");
     missing("tokenizer", &params);
 }
