@@ -4,6 +4,7 @@
 
 mod dashboards;
 mod demo;
+mod deploy;
 mod faults;
 mod layers;
 mod live;

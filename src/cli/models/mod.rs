@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use indicatif::HumanBytes;
 
 use super::settings;
@@ -33,7 +33,13 @@ pub(super) fn command() -> Command {
     let pull = Command::new("pull")
         .about("Fetch a model from HuggingFace, only the files needed. What is there already is kept, what was cut off goes on. [variables: HF_TOKEN, HF_ENDPOINT]")
         .arg(id("The model; ORG/NAME@REVISION does as well."))
-        .arg(precision());
+        .arg(precision())
+        .arg(
+            Arg::new("dry-run")
+                .long("dry-run")
+                .action(ArgAction::SetTrue)
+                .help("Fetch nothing; say how many files and bytes are missing."),
+        );
     Command::new("models")
         .about("List, check and fetch models.")
         .subcommand_required(true)
@@ -54,8 +60,21 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     let id = matches.get_one::<String>("id").cloned().unwrap_or_default();
     let dtype =
         if matches.get_one::<String>("precision").is_some_and(|p| p == "fp32") { DType::F32 } else { DType::F16 };
+    let remote = pull::Remote::from_environment();
+    if name == "pull" && matches.get_flag("dry-run") {
+        return match pull::size(&models, &id, dtype, &remote) {
+            Ok((files, bytes)) => {
+                super::print(&format!("{id}: {files} files, {bytes} bytes to fetch\n"));
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                super::complain(&error.to_string());
+                ExitCode::FAILURE
+            }
+        };
+    }
     let fetched = match name {
-        "pull" => pull::pull(&models, &id, dtype, &pull::Remote::from_environment()),
+        "pull" => pull::pull(&models, &id, dtype, &remote),
         _ => Ok(()),
     };
     let result = fetched.map_err(|error| error.to_string()).and_then(|()| examine(&models, &id, dtype));

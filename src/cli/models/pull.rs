@@ -52,8 +52,43 @@ fn hint(error: &ApiError) -> &'static str {
     }
 }
 
+/// What is needed of a model and not there yet.
+struct Missing {
+    api: Api,
+    remote: ApiRepo,
+    cache: hf_hub::CacheRepo,
+    files: Vec<String>,
+    visible: bool,
+}
+
 /// Fetches what is needed of `id` into `models`.
 pub(super) fn pull(models: &Path, id: &str, dtype: DType, remote: &Remote) -> Result<(), PullError> {
+    std::fs::create_dir_all(models).map_err(|source| PullError::Io { path: models.to_path_buf(), source })?;
+    let missing = missing(models, id, dtype, remote)?;
+    for file in &missing.files {
+        fetch(&missing, file).map_err(|error| match error {
+            Either::Api(error) => PullError::Remote { id: id.to_owned(), source: Box::new(error) },
+            Either::Own(error) => error,
+        })?;
+    }
+    Ok(())
+}
+
+/// How many files, and bytes, [`pull`] would fetch. Nothing is fetched or written.
+pub(super) fn size(models: &Path, id: &str, dtype: DType, remote: &Remote) -> Result<(usize, u64), PullError> {
+    let missing = missing(models, id, dtype, remote)?;
+    let mut bytes = 0;
+    for file in &missing.files {
+        let about = missing.api.metadata(&missing.remote.url(file));
+        let about = about.map_err(|error| PullError::Remote { id: id.to_owned(), source: Box::new(error) })?;
+        let part = missing.cache.blob_path(about.etag()).with_extension("part");
+        let there = part.metadata().map_or(0, |part| part.len());
+        bytes += (about.size() as u64).saturating_sub(there);
+    }
+    Ok((missing.files.len(), bytes))
+}
+
+fn missing(models: &Path, id: &str, dtype: DType, remote: &Remote) -> Result<Missing, PullError> {
     let (name, revision) = id.split_once('@').unwrap_or((id, "main"));
     let word = |text: &str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -62,7 +97,6 @@ pub(super) fn pull(models: &Path, id: &str, dtype: DType, remote: &Remote) -> Re
     if !name.split_once('/').is_some_and(|(org, model)| word(org) && word(model)) || !word(revision) {
         return Err(PullError::Name(id.to_owned()));
     }
-    std::fs::create_dir_all(models).map_err(|source| PullError::Io { path: models.to_path_buf(), source })?;
     let failed = |source: ApiError| PullError::Remote { id: id.to_owned(), source: Box::new(source) };
     let visible = std::io::stderr().is_terminal();
     let mut builder = ApiBuilder::from_cache(Cache::new(models.to_path_buf()))
@@ -88,17 +122,9 @@ pub(super) fn pull(models: &Path, id: &str, dtype: DType, remote: &Remote) -> Re
         return Err(PullError::NoWeights { id: id.to_owned(), pickles });
     }
     let cache = Cache::new(models.to_path_buf()).repo(repo);
-    for file in wanted {
-        let there = cache.pointer_path(&info.sha).join(&file);
-        if there.exists() {
-            continue;
-        }
-        fetch(&api, &remote, &cache, &file, visible).map_err(|error| match error {
-            Either::Api(error) => failed(error),
-            Either::Own(error) => error,
-        })?;
-    }
-    Ok(())
+    let there = cache.pointer_path(&info.sha);
+    let files = wanted.into_iter().filter(|file| !there.join(file).exists()).collect();
+    Ok(Missing { api, remote, cache, files, visible })
 }
 
 enum Either {
@@ -106,7 +132,7 @@ enum Either {
     Own(PullError),
 }
 
-fn fetch(api: &Api, remote: &ApiRepo, cache: &hf_hub::CacheRepo, file: &str, visible: bool) -> Result<(), Either> {
+fn fetch(Missing { api, remote, cache, visible, .. }: &Missing, file: &str) -> Result<(), Either> {
     let about = api.metadata(&remote.url(file)).map_err(Either::Api)?;
     let blob = cache.blob_path(about.etag());
     // A part that is as long as the whole cannot be taken up: the server has no byte behind its end.
@@ -117,7 +143,7 @@ fn fetch(api: &Api, remote: &ApiRepo, cache: &hf_hub::CacheRepo, file: &str, vis
     } else if length > 0 {
         super::super::complain(&format!("{file}: goes on at {}", HumanBytes(length)));
     }
-    let path = match visible {
+    let path = match *visible {
         true => remote.download_with_progress(file, ProgressBar::new(0)),
         false => {
             super::super::complain(&format!("{file}: {}", HumanBytes(about.size() as u64)));

@@ -11,7 +11,7 @@ use axum::http::{Response, StatusCode};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::pull::{PullError, Remote, needed, pull};
+use super::pull::{PullError, Remote, needed, pull, size};
 use super::{examine, list};
 use crate::graph::DType;
 use crate::models::tiny;
@@ -177,8 +177,11 @@ fn a_transfer_that_broke_off_goes_on() {
     };
     with_hub(&files, None, |hub, address| {
         std::fs::write(&part, &bytes[..1000]).unwrap();
+        let missing = size(place.path(), "org/name", DType::F16, &remote(address, None)).unwrap();
+        assert_eq!(missing, (2, (files[0].1.len() + bytes.len() - 1000) as u64));
         pull(place.path(), "org/name", DType::F16, &remote(address, None)).unwrap();
         assert!(hub.asked.lock().unwrap().iter().any(|line| line.ends_with("bytes=1000-")));
+        assert_eq!(size(place.path(), "org/name", DType::F16, &remote(address, None)).unwrap(), (0, 0));
         assert_eq!(&std::fs::read(&file).unwrap(), bytes);
         // All of it was there before it got its name.
         again();
