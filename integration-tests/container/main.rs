@@ -6,11 +6,13 @@
 
 mod docker;
 mod stream;
+mod watch;
 
 use std::time::{Duration, Instant};
 
 use docker::{Container, Options};
 use stream::{Stream, health};
+use watch::Watch;
 
 /// An orchestrator looks this often; what it waits for must be there at its next look.
 const POLL: Duration = Duration::from_secs(5);
@@ -31,6 +33,8 @@ async fn a_stream_through_a_container_created_as_an_orchestrator_does() {
     let (_, hardware) = container.get("/hardware/info").await;
     assert!(hardware["gpu_info"].is_object(), "{hardware}");
 
+    let watch = Watch::start(container.address);
+    watch.until("IDLE").await;
     let stream = Stream::start(&container, "invert").await;
     assert_eq!(health(container.address).await.unwrap(), "OK", "busy from the answer on");
     stream.until_pictures("inverted ones", true, 30).await;
@@ -49,14 +53,19 @@ async fn a_stream_through_a_container_created_as_an_orchestrator_does() {
     container.until_health("IDLE", POLL).await;
     println!("end of the input to IDLE: {} ms", ended.elapsed().as_millis());
     stream.until_deleted(POLL).await;
+    watch.until("IDLE").await;
+    // An IDLE within the stream would lend the container out a second time; a failure would count against it.
+    assert_eq!(watch.words(), ["IDLE", "OK", "IDLE"]);
     container.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs Docker: scripts/container"]
 async fn a_killed_container_is_started_again_by_its_policy() {
+    let began = Instant::now();
     let container = Container::start(&Options::managed("noop")).await;
     container.until_health("IDLE", Duration::from_secs(20)).await;
+    println!("start to IDLE with noop: {} ms", began.elapsed().as_millis());
     container.kill_first_process().await;
     let killed = Instant::now();
     let count = || async { container.inspect().await["RestartCount"].as_i64() };
@@ -102,6 +111,13 @@ async fn two_containers_side_by_side_one_of_them_read_only() {
     other.end_input().await;
     first.until_health("IDLE", POLL).await;
     second.until_health("IDLE", POLL).await;
+    // Where nothing can be written there is no ledger, without an alarm; elsewhere the stream is in it.
+    let log = first.logs().await;
+    assert!(log.contains("No ledger is kept") && !log.contains(" ERROR "), "{log}");
+    let (_, streams) = first.get("/metering/streams").await;
+    assert_eq!(streams["streams"][0]["model"], "invert", "{streams}");
+    assert_eq!(first.exec(&["weir", "ledger", "verify"]).await, 1);
+    assert_eq!(second.exec(&["weir", "ledger", "verify"]).await, 0);
     first.remove().await;
     second.remove().await;
 }
