@@ -66,7 +66,7 @@ struct Shared {
 pub struct Fake {
     plan: Vec<Life>,
     /// Sessions at a time.
-    pub instances: usize,
+    instances: usize,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -74,6 +74,11 @@ impl Fake {
     /// Lives in turn; the last repeats.
     pub fn new(plan: Vec<Life>) -> Self {
         Self { plan, instances: 1, shared: Arc::default() }
+    }
+
+    /// As [`Self::new`], with room for so many sessions.
+    pub fn with_room(instances: usize, plan: Vec<Life>) -> Self {
+        Self { instances, ..Self::new(plan) }
     }
 
     /// To be handed to the supervisor.

@@ -14,7 +14,9 @@ use fake::{Fake, Life, report};
 mod byoc;
 mod client;
 mod fake;
+mod orchestra;
 mod processes;
+mod runner;
 mod stream;
 
 async fn running(life: Life) -> (Running, Fake) {

@@ -89,6 +89,26 @@ fn currency(value: String) -> Result<String, String> {
     if fine { Ok(value) } else { Err(format!("`{value}` is no currency: up to 8 letters are expected")) }
 }
 
+fn trimmed(value: String) -> Result<String, String> {
+    if value.trim() == value { Ok(value) } else { Err("spaces at the beginning or the end are not taken".into()) }
+}
+
+fn decimal(value: String) -> Result<String, String> {
+    let plain = value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let number = value.parse().ok().filter(|number: &f64| plain && number.is_finite() && *number >= 0.0);
+    let json = serde_json::from_str::<serde_json::Number>(&value).is_ok();
+    if number.is_some() && json { Ok(value) } else { Err(format!("`{value}` is no decimal number, such as 0.75")) }
+}
+
+fn unit(value: String) -> Result<String, String> {
+    let known = ["hour", "720p", "fixed"].contains(&value.as_str());
+    if known { Ok(value) } else { Err(format!("`{value}` is none of hour, 720p, fixed")) }
+}
+
+fn metadata(value: String) -> Result<String, String> {
+    if value.len() <= 1024 { Ok(value) } else { Err("more than 1024 bytes are not taken".into()) }
+}
+
 /// An address of the web, without a slash at the end; or nothing.
 fn web(value: String) -> Result<String, String> {
     if value.is_empty() {
@@ -250,6 +270,14 @@ pub const SETTINGS: &[Setting] = &[
         "Time between the order to end and the end. An orchestrator gives 8s."
     ),
     row!(
+        "serve.drain",
+        None,
+        time,
+        supervisor.drain_ms,
+        |ms| time_within(ms, 0, 86_400_000),
+        "Time that streams may go on after the order to end; no new one is taken meanwhile. 0s ends them at once."
+    ),
+    row!(
         "serve.trace",
         None,
         maybe_path,
@@ -347,6 +375,75 @@ pub const SETTINGS: &[Setting] = &[
         supervisor.byoc.refresh_ms,
         |ms| time_within(ms, 1_000, 86_400_000),
         "Time between two registrations while no stream runs, for orchestrators that forget."
+    ),
+    row!(
+        "runner.orchestrator",
+        None,
+        text,
+        supervisor.runner.orchestrator,
+        web,
+        "Orchestrator to register with as a live runner, such as `https://host:8935`; empty for none."
+    ),
+    Setting {
+        secret: true,
+        ..row!(
+            "runner.secret",
+            None,
+            text,
+            supervisor.runner.secret,
+            header,
+            "The orchestrator's `-orchSecret`; nothing is registered without it."
+        )
+    },
+    row!(
+        "runner.url",
+        None,
+        text,
+        supervisor.runner.url,
+        reachable,
+        "Where the orchestrator reaches this runner; empty for `http://` and the address listened on, if that is a real one."
+    ),
+    row!(
+        "runner.app",
+        None,
+        text,
+        supervisor.runner.app,
+        trimmed,
+        "What clients look for; empty for `live-video-to-video/` and the model id."
+    ),
+    row!("runner.price", None, text, supervisor.runner.price, decimal, "Price of a `runner.unit`, a decimal number."),
+    row!("runner.currency", None, text, supervisor.runner.currency, currency, "Currency of the price."),
+    row!(
+        "runner.unit",
+        None,
+        text,
+        supervisor.runner.unit,
+        unit,
+        "What is paid for: an `hour` of a session, `720p` pixels (27648000 a second), or the session as a whole (`fixed`)."
+    ),
+    row!(
+        "runner.label",
+        None,
+        text,
+        supervisor.runner.label,
+        trimmed,
+        "Name of the runner for its operator; may be empty."
+    ),
+    row!(
+        "runner.metadata",
+        None,
+        text,
+        supervisor.runner.metadata,
+        metadata,
+        "Text that everybody who looks for runners can read, at most 1024 bytes."
+    ),
+    row!(
+        "runner.tls",
+        None,
+        tls,
+        supervisor.runner.tls,
+        Ok::<_, String>,
+        "How the orchestrator's certificate is judged: `skip`, `verify`, or `pin:` and a SHA-256 fingerprint."
     ),
     row!(
         "restart.max_failures",

@@ -405,6 +405,11 @@ impl Book {
         notes
     }
 
+    /// Whether nothing new is taken because the process ends.
+    pub fn ending(&self) -> bool {
+        self.ending
+    }
+
     /// The process ends; nothing new is taken.
     pub fn end(&mut self) {
         self.ending = true;

@@ -49,6 +49,10 @@ pub struct Config {
     pub stream_prefix: String,
     /// Registration as a capability.
     pub byoc: Byoc,
+    /// Registration as a live runner.
+    pub runner: Runner,
+    /// Milliseconds between SIGTERM and the end of streams that still run; nothing new is taken meanwhile.
+    pub drain_ms: u64,
 }
 
 /// Settings of the ledger.
@@ -97,6 +101,56 @@ pub struct Byoc {
     pub refresh_ms: u64,
 }
 
+/// Registration as a live runner of an orchestrator. Nothing is registered without an orchestrator and a secret.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Runner {
+    /// Where the orchestrator is reached; empty for none.
+    pub orchestrator: String,
+    /// What the orchestrator registers its runners by.
+    pub secret: String,
+    /// Where the orchestrator reaches this process; empty for the address that is listened on.
+    pub url: String,
+    /// What clients look for; empty for `live-video-to-video/` and the model id.
+    pub app: String,
+    /// Price of a `unit` in `currency`, a decimal number.
+    pub price: String,
+    /// Currency of the price.
+    pub currency: String,
+    /// `hour`, `720p` or `fixed`.
+    pub unit: String,
+    /// Name of the runner for its operator; may be empty.
+    pub label: String,
+    /// Text that everybody may read, at most 1024 bytes; may be empty.
+    pub metadata: String,
+    /// How the orchestrator's certificate is judged.
+    pub tls: TlsPolicy,
+}
+
+impl Default for Runner {
+    fn default() -> Self {
+        Self {
+            orchestrator: String::new(),
+            secret: String::new(),
+            url: String::new(),
+            app: String::new(),
+            price: "0".into(),
+            currency: "usd".into(),
+            unit: "hour".into(),
+            label: String::new(),
+            metadata: String::new(),
+            tls: TlsPolicy::Skip,
+        }
+    }
+}
+
+/// The secret is left out.
+impl std::fmt::Debug for Runner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runner").field("app", &self.app).field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
 /// The secret is left out.
 impl std::fmt::Debug for Byoc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -143,6 +197,8 @@ impl Default for Config {
             ledger: LedgerConfig::default(),
             stream_prefix: String::new(),
             byoc: Byoc::default(),
+            runner: Runner::default(),
+            drain_ms: 0,
         }
     }
 }

@@ -13,6 +13,7 @@ use tracing::info;
 use super::Config;
 use super::admission::Limits;
 use super::book::{Book, GpuNow, Health, Note, Pending, Refusal, STOP_SLACK};
+use super::doors::runner::Live;
 use super::hardware::{Gpu, Hardware};
 use super::ledger::Ledger;
 use super::metrics::Metrics;
@@ -67,6 +68,8 @@ pub(super) struct Hub {
     /// What NVML tells.
     pub hardware: Hardware,
     ledger: Mutex<Option<Ledger>>,
+    /// What live runners' sessions share.
+    pub live: Live,
     /// Cancelled when the process is to end.
     pub ending: CancellationToken,
     book: Mutex<Book>,
@@ -92,6 +95,7 @@ impl Hub {
             metrics,
             ledger: Mutex::new(Some(ledger)),
             hardware: Hardware::default(),
+            live: Live::new(&config.runner),
             ending: CancellationToken::new(),
             book: Mutex::new(Book::new(&config.model_id, config.capacity, limits, Instant::now())),
             link: watch::Sender::new(None),

@@ -26,6 +26,10 @@ pub(super) struct Metrics {
     byoc_calls: IntCounterVec,
     /// 1 while the capability is registered as far as we know.
     byoc_registered: IntGauge,
+    /// Heartbeats by `outcome`.
+    heartbeats: IntCounterVec,
+    /// 1 while an orchestrator knows us as a live runner, as far as we know.
+    runner_registered: IntGauge,
     /// Slots.
     pub capacity: IntGauge,
     /// Slots in use.
@@ -102,6 +106,8 @@ impl Metrics {
                 &["call", "outcome"],
             )?,
             byoc_registered: gauge("byoc_registered", "1 while the capability is registered.")?,
+            heartbeats: vector("runner_heartbeats_total", "Heartbeats of the live runner.", &["outcome"])?,
+            runner_registered: gauge("runner_registered", "1 while the live runner is registered.")?,
             capacity: slots,
             sessions: gauge("sessions", "Session slots in use.")?,
             warm: gauge("engine_warm", "1 while the engine is warm.")?,
@@ -153,6 +159,12 @@ impl Metrics {
         }
     }
 
+    /// Notes a heartbeat: whether it was taken, and whether the orchestrator knows us now.
+    pub fn heartbeat(&self, taken: bool, registered: bool) {
+        self.heartbeats.with_label_values(&[if taken { "done" } else { "failed" }]).inc();
+        self.runner_registered.set(i64::from(registered));
+    }
+
     /// The numbers as Prometheus text.
     pub fn text(&self) -> String {
         let mut out = Vec::new();
@@ -198,6 +210,7 @@ mod tests {
         metrics.show_gpus(&Gpus::from([("0".to_owned(), gpu)]));
         let build = format!("weir_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
         metrics.byoc(true, true);
+        metrics.heartbeat(true, true);
         let text = metrics.text();
         let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         let expected = [
@@ -228,6 +241,8 @@ mod tests {
             "weir_supervisor_engine_load_milliseconds 0",
             "weir_supervisor_engine_warm 0",
             "weir_supervisor_http_requests_total{code=\"200\",route=\"/health\"} 1",
+            "weir_supervisor_runner_heartbeats_total{outcome=\"done\"} 1",
+            "weir_supervisor_runner_registered 1",
             "weir_supervisor_sessions 0",
             "weir_supervisor_sessions_ended_total{fault=\"false\"} 1",
             "weir_supervisor_sessions_resumed_total 0",

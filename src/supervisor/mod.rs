@@ -35,6 +35,7 @@ mod hardware;
 mod hub;
 mod ledger;
 mod metrics;
+mod random;
 mod reap;
 mod restarts;
 mod server;
@@ -58,6 +59,18 @@ pub enum Error {
     /// A metric has a bad name.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+}
+
+/// Lets streams that run go on for a while; new ones are refused already.
+async fn drain(hub: &hub::Hub) {
+    let until = tokio::time::Instant::now() + Duration::from_millis(hub.config.drain_ms);
+    hub.live.hurry();
+    if hub.config.drain_ms > 0 && hub.book().in_use() > 0 {
+        info!(drain_ms = hub.config.drain_ms, "Streams that run may go on; no new one is taken.");
+    }
+    while hub.book().in_use() > 0 && tokio::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Runs until `shutdown` resolves, then ends every session, the engine and the server within `config.shutdown_ms`.
@@ -92,19 +105,26 @@ pub async fn run(
     bound(address);
     let registering = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(doors::byoc::keep(hub.clone(), address)));
 
+    let device = engine_config.pointer("/inference/device").map_or_else(|| "0".into(), Value::to_string);
+    let beating = doors::runner::keep(hub.clone(), address, device.clone());
+    let beating = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(beating));
     let children = engine::Children::default();
     let ours = children.clone();
-    let device = engine_config.pointer("/inference/device").map_or_else(|| "0".into(), Value::to_string);
     let watched = hub.clone();
     let watching = tokio::spawn(async move { watched.watch_gpu(device).await });
     let reaping = tokio::spawn(reap::reap(move |pid| ours.has(pid)));
     let keeping = engine::keep(hub.clone(), command, engine_config, children);
     tokio::pin!(keeping);
+    // The engine is kept while streams go on.
+    let drained = async {
+        shutdown.await;
+        hub.book().end();
+        drain(&hub).await;
+    };
     tokio::select! {
         () = keeping.as_mut() => {}
-        () = shutdown => {
+        () = drained => {
             info!("Shutting down");
-            hub.book().end();
             hub.ending.cancel();
             let grace = Duration::from_millis(hub.config.shutdown_ms);
             if tokio::time::timeout(grace, keeping).await.is_err() {
@@ -114,7 +134,8 @@ pub async fn run(
     }
     // Whatever ended, nothing goes on being offered.
     hub.ending.cancel();
-    let _ = tokio::time::timeout(doors::byoc::FAREWELL, registering).await;
+    let farewells = async { tokio::join!(registering, beating) };
+    let _ = tokio::time::timeout(doors::byoc::FAREWELL.max(doors::runner::FAREWELL), farewells).await;
     let _ = tokio::time::timeout(hub::START_WAIT, hub.finish()).await;
     closing.cancel();
     let _ = serving.await;

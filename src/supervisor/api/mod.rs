@@ -18,6 +18,7 @@ mod local;
 mod metering;
 mod openapi;
 mod read;
+mod runner;
 mod start;
 mod stream;
 
@@ -25,7 +26,7 @@ mod stream;
 pub use fuzz::{fuzz_start_body, fuzz_stream_body};
 
 /// Every route that is counted by its own name.
-const ROUTES: [&str; 16] = [
+const ROUTES: [&str; 20] = [
     "/health",
     "/version",
     "/app-version",
@@ -40,6 +41,10 @@ const ROUTES: [&str; 16] = [
     "/api/stop",
     "/api/trace",
     "/metering/streams",
+    "/live-runner/start",
+    "/live-runner/params",
+    "/live-runner/stop",
+    "/live-runner/status",
     "/openapi.json",
     "/docs",
 ];
@@ -63,6 +68,7 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
     let api = both(api, "/metering/streams", get(metering::streams));
     let api = both(api, "/metering/streams/{id}/intervals", get(metering::intervals));
     let api = api.merge(stream::routes(&hub.config.stream_prefix));
+    let api = api.merge(runner::routes());
     let api = api.merge(openapi::pages(&hub.config.version));
     // The last word on anything that no route takes.
     let api = api.fallback(nothing).method_not_allowed_fallback(other_method);

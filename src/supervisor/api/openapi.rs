@@ -7,7 +7,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{local, metering, read, start};
+use super::{local, metering, read, runner, start};
 use crate::supervisor::hub::Hub;
 
 #[derive(OpenApi)]
@@ -27,6 +27,10 @@ use crate::supervisor::hub::Hub;
         metering::streams,
         metering::intervals,
         metering::trace,
+        runner::start,
+        runner::update,
+        runner::stop,
+        runner::status,
     ),
     modifiers(&Bearer)
 )]

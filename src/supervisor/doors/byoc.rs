@@ -13,6 +13,7 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde_json::{Value, json};
 use tracing::{debug, error, info, warn};
 
+use super::http;
 use crate::health::Word;
 use crate::supervisor::Byoc;
 use crate::supervisor::hub::Hub;
@@ -120,13 +121,7 @@ impl Announcement {
             return Ok(None);
         }
         let config = &hub.config.byoc;
-        let url = match config.url.as_str() {
-            "" if bound.ip().is_unspecified() => {
-                return Err(format!("{} cannot be announced: nobody can reach it; set byoc.url", bound.ip()));
-            }
-            "" => format!("http://{bound}"),
-            url => url.to_owned(),
-        };
+        let url = http::announced(&config.url, bound, "byoc.url")?;
         let name = if config.name.is_empty() { hub.config.model_id.clone() } else { config.name.clone() };
         let mut body = json!({
             "name": name,
@@ -145,16 +140,7 @@ impl Announcement {
         let mut secret =
             HeaderValue::from_str(secret).map_err(|_| "the secret cannot be sent as a header".to_owned())?;
         secret.set_sensitive(true);
-        let tls = crate::tls::client_config(&config.tls).map_err(|error| error.to_string())?;
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .http1_only()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
-            .pool_max_idle_per_host(0)
-            .build()
-            .map_err(|error| error.to_string())?;
+        let http = http::client(&config.tls)?;
         Ok(Some(Self { http, orchestrator: orchestrator.clone(), secret, name, body }))
     }
 
@@ -177,28 +163,12 @@ impl Announcement {
             .timeout(limit);
         let mut response = match request.send().await {
             Ok(response) => response,
-            Err(error) => return Answer::Failed(reason(&error)),
+            Err(error) => return Answer::Failed(http::reason(&error)),
         };
         let status = response.status().as_u16();
-        let mut said = Vec::new();
-        while said.len() < MOST_ANSWER {
-            match response.chunk().await {
-                Ok(Some(chunk)) => said.extend_from_slice(&chunk[..chunk.len().min(MOST_ANSWER - said.len())]),
-                Ok(None) | Err(_) => break,
-            }
-        }
-        meaning(status, &self.hidden(&String::from_utf8_lossy(&said)))
-    }
-
-    /// `said` in one line, without the secret and the token, whatever the orchestrator repeats.
-    fn hidden(&self, said: &str) -> String {
-        let mut said: String = said.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        for secret in [self.secret.to_str().unwrap_or(""), self.body["token"].as_str().unwrap_or("")] {
-            if !secret.is_empty() {
-                said = said.replace(secret, "***");
-            }
-        }
-        said.trim().to_owned()
+        let said = http::body(&mut response, MOST_ANSWER).await;
+        let secrets = [self.secret.to_str().unwrap_or(""), self.body["token"].as_str().unwrap_or("")];
+        meaning(status, &http::hidden(&said, &secrets))
     }
 }
 
@@ -211,18 +181,6 @@ fn meaning(status: u16, said: &str) -> Answer {
         400..=499 => Answer::Refused(format!("it says {status} {said}")),
         _ => Answer::Failed(format!("it says {status} {said}")),
     }
-}
-
-/// The innermost cause, without the URL.
-fn reason(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "it does not answer".into();
-    }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    format!("it cannot be reached: {cause}")
 }
 
 /// Keeps the capability registered until the process ends, then takes it back.

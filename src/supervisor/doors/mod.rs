@@ -1,3 +1,5 @@
 //! Ways of the network to this process that it opens itself.
 
 pub(super) mod byoc;
+mod http;
+pub(super) mod runner;

@@ -56,7 +56,7 @@ pub(super) fn label(path: &str) -> Option<&'static str> {
 }
 
 /// Why a call is not served, and in which words.
-enum Fault {
+pub(super) enum Fault {
     /// The token.
     Token(ApiError),
     /// What the caller did wrong, or what went wrong here.
@@ -180,7 +180,7 @@ async fn start(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> R
 }
 
 /// Why a start is refused, in pytrickle's words where it has any.
-fn refusal(error: HubError) -> (StatusCode, String) {
+pub(super) fn refusal(error: HubError) -> (StatusCode, String) {
     use crate::supervisor::book::Refusal;
     let unavailable = StatusCode::SERVICE_UNAVAILABLE;
     match error {
@@ -242,8 +242,21 @@ async fn updated(hub: &Hub, headers: &HeaderMap, target: Target<'_>, body: Body)
     let failed =
         |reason: String| Fault::Is(StatusCode::INTERNAL_SERVER_ERROR, format!("Parameter update failed: {reason}"));
     let bytes = document(hub, headers, body).await.map_err(failed)?;
-    let mut checked = params::update(&bytes).map_err(failed)?;
+    let checked = params::update(&bytes).map_err(failed)?;
     let view = target.find(hub, "update")?;
+    put(hub, &view, checked).await?;
+    Ok(done("Parameters updated successfully", &view))
+}
+
+/// The stream of that number.
+pub(super) fn view(hub: &Hub, session: u64) -> Option<View> {
+    hub.book().views().into_iter().find(|view| view.session == session)
+}
+
+/// Puts new parameters in force.
+pub(super) async fn put(hub: &Hub, view: &View, mut checked: params::Checked) -> Result<(), Fault> {
+    let failed =
+        |reason: String| Fault::Is(StatusCode::INTERNAL_SERVER_ERROR, format!("Parameter update failed: {reason}"));
     if checked.max_fps.is_some() && checked.max_fps != view.max_fps {
         return Err(failed("max_framerate cannot be changed while the stream runs".into()));
     }
@@ -256,7 +269,7 @@ async fn updated(hub: &Hub, headers: &HeaderMap, target: Target<'_>, body: Body)
         }
     }
     match hub.update(Some(view.session), checked.params).await {
-        Ok(()) => Ok(done("Parameters updated successfully", &view)),
+        Ok(()) => Ok(()),
         Err(HubError::Engine(Outcome::NotFound)) => Err(bad("No active stream to update")),
         Err(error) => Err(failed(ApiError::Hub(error).message())),
     }

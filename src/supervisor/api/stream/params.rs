@@ -9,7 +9,7 @@ const MOST_FPS: i64 = 60;
 
 /// Parameters without those that are the door's own.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Checked {
+pub(in crate::supervisor::api) struct Checked {
     /// For the pipeline.
     pub params: Map<String, Value>,
     /// `max_framerate`.
@@ -34,12 +34,7 @@ pub(super) fn start(body: &[u8]) -> Result<StreamRequest, String> {
     if !text("data_url")?.is_empty() {
         tracing::debug!("A data channel was offered; this pipeline writes no text.");
     }
-    let checked = match fields.get("params") {
-        None | Some(Value::Null) => Checked::default(),
-        Some(Value::String(text)) if text.trim().is_empty() => Checked::default(),
-        Some(Value::String(text)) => check(object(parse(text.as_bytes())?, "params")?)?,
-        Some(params) => check(object(params.clone(), "params")?)?,
-    };
+    let checked = given(fields.get("params"))?;
     Ok(StreamRequest {
         gateway_request_id: needed("gateway_request_id")?,
         subscribe_url: needed("subscribe_url")?,
@@ -54,11 +49,32 @@ pub(super) fn start(body: &[u8]) -> Result<StreamRequest, String> {
     })
 }
 
+/// Reads the body of a start that needs no addresses: nothing, or `params`.
+///
+/// # Errors
+/// What is wrong, for the caller.
+pub(in crate::supervisor::api) fn of_session(body: &[u8]) -> Result<Checked, String> {
+    match body {
+        [] => Ok(Checked::default()),
+        body => given(object(parse(body)?, "the body")?.get("params")),
+    }
+}
+
+/// Parameters as an object, its JSON text, or nothing.
+fn given(params: Option<&Value>) -> Result<Checked, String> {
+    match params {
+        None | Some(Value::Null) => Ok(Checked::default()),
+        Some(Value::String(text)) if text.trim().is_empty() => Ok(Checked::default()),
+        Some(Value::String(text)) => check(object(parse(text.as_bytes())?, "params")?),
+        Some(params) => check(object(params.clone(), "params")?),
+    }
+}
+
 /// Reads the body of an update: the parameters themselves, or `params` alone with an object or its JSON text.
 ///
 /// # Errors
 /// What is wrong, for the caller.
-pub(super) fn update(body: &[u8]) -> Result<Checked, String> {
+pub(in crate::supervisor::api) fn update(body: &[u8]) -> Result<Checked, String> {
     let mut fields = object(parse(body)?, "the body")?;
     if fields.len() == 1
         && let Some(inner) = fields.get_mut("params")
@@ -154,6 +170,7 @@ pub(in crate::supervisor) fn fuzz(data: &[u8]) {
         assert!(!request.gateway_request_id.is_empty() && !request.subscribe_url.is_empty());
         assert!(request.max_fps.is_none_or(|fps| (1.0..=60.0).contains(&fps)));
     }
+    let _ = of_session(data);
     if let Ok(checked) = update(data) {
         assert_eq!(checked.params.contains_key("width"), checked.params.contains_key("height"));
     }
@@ -243,8 +260,12 @@ mod tests {
     #[test]
     fn parameters_of_a_start_may_be_missing_or_a_text() {
         for params in [json!(null), json!(""), json!("{}"), json!({})] {
-            assert!(with(params).expect("accepted").params.is_empty());
+            assert!(with(params.clone()).expect("accepted").params.is_empty());
+            let body = json!({ "params": params }).to_string();
+            assert_eq!(of_session(body.as_bytes()).expect("accepted"), Checked::default());
         }
+        assert_eq!(of_session(b"").expect("accepted"), Checked::default());
+        assert!(of_session(br#"{"params": {"width": 512}}"#).is_err() && of_session(b"[]").is_err());
         let request = with(json!("{\"strength\": 0.5, \"max_framerate\": 24}")).expect("accepted");
         assert_eq!((request.params.len(), request.max_fps), (1, Some(24.0)));
         for params in [json!("[]"), json!("{"), json!(3), json!([1])] {
