@@ -85,8 +85,15 @@ fn measure(bencher: Bencher<'_, '_>, traced: bool) {
     let carry = Carry { number: 0, from_ms: 0, billed_until_ns: 0 };
     let meter = Meter::new(1, SIZE, clock, Duration::from_secs(5), carry, tracer);
     let at = |ms| Some(now + Duration::from_millis(ms));
-    let stamps =
-        Stamps { received: at(0), decoded: at(2), started: at(3), done: at(13), encoded: at(17), published: at(18) };
+    let stamps = Stamps {
+        received: at(0),
+        decoded: at(2),
+        started: at(3),
+        done: at(13),
+        encoded: at(17),
+        published: at(18),
+        ..Stamps::default()
+    };
     let mut seq = 0;
     bencher.bench_local(|| {
         seq += 1;

@@ -94,7 +94,8 @@ pub struct Color {
     pub tagged: bool,
 }
 
-/// When a frame passed each stage, all from one monotonic clock. A stage that was not reached is `None`.
+/// When a frame passed each stage, all from one monotonic clock, and what it came in as. A stage that was not reached is
+/// `None`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stamps {
     /// The last byte of the frame's access unit came out of the socket.
@@ -109,6 +110,10 @@ pub struct Stamps {
     pub encoded: Option<Instant>,
     /// The bytes were handed to the socket of the output segment.
     pub published: Option<Instant>,
+    /// Bytes of the frame's access unit; 0 where nobody knows.
+    pub bytes_in: u32,
+    /// Pixels of the input's picture, before it was scaled and cropped; 0 where nobody knows.
+    pub pixels_in: u32,
 }
 
 /// One picture with its identity and its times.

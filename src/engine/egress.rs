@@ -178,11 +178,8 @@ impl Encoder {
 
     fn video(&mut self, picture: Picture) -> Result<(), MediaError> {
         match picture {
-            Picture::Frame(frame) => {
-                self.encode(&frame, Kind::Processed)?;
-                self.kept = Some((frame, Instant::now()));
-                self.overlay = None;
-            }
+            Picture::Frame(frame) => self.answer(frame, Kind::Processed)?,
+            Picture::Similar(frame) => self.answer(frame, Kind::Similar)?,
             Picture::Repeat(meta) => match self.kept.take_if(|(_, made)| made.elapsed() < BACKGROUND) {
                 Some((mut frame, made)) => {
                     stamp(&mut frame, meta);
@@ -197,6 +194,14 @@ impl Encoder {
                 self.overlay(meta, &notice)?;
             }
         }
+        Ok(())
+    }
+
+    /// Shows the model's answer, and keeps it.
+    fn answer(&mut self, frame: VideoFrame, kind: Kind) -> Result<(), MediaError> {
+        self.encode(&frame, kind)?;
+        self.kept = Some((frame, Instant::now()));
+        self.overlay = None;
         Ok(())
     }
 
@@ -439,7 +444,7 @@ fn sent_frame(shared: &Shared, sent: bool, seq: u64, pts: Timestamp, mut stamps:
     shared.metrics.published(kind, &stamps);
     let (pixels, revision) = (shared.meter.output_size().pixels(), shared.meter.revision());
     shared.meter.published(&FrameRecord { session: shared.id, seq, pts, stamps, kind, pixels, bytes, revision });
-    if kind == Kind::Processed {
+    if kind.is_answer() {
         shared.last_output.set(now);
         if shared.frames_out.fetch_add(1, Ordering::Relaxed) == 0 {
             shared.metrics.first_frame.observe(now.saturating_duration_since(shared.began).as_secs_f64());

@@ -273,6 +273,7 @@ impl InputSink for Sink<'_> {
                 shared.drop_at(match reason {
                     DropReason::PoolEmpty => Place::Decode,
                     DropReason::RateCap => Place::RateCap,
+                    DropReason::Damaged => Place::Damaged,
                     DropReason::BeforeKeyFrame => Place::KeyFrame,
                     DropReason::OutOfOrder | DropReason::NoTime => Place::Order,
                 });

@@ -245,7 +245,7 @@ impl Worker {
                 Ok(mut frame) => {
                     (frame.seq, frame.pts, frame.stamps) = (meta.seq, meta.pts, meta.stamps);
                     frame.stamps.done = Some(done);
-                    Picture::Frame(frame)
+                    if self.processor.similar() { Picture::Similar(frame) } else { Picture::Frame(frame) }
                 }
                 Err(error) => {
                     shared.fail("model", format!("Error processing input frame: {error}"));

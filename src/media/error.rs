@@ -139,6 +139,8 @@ pub enum DropReason {
     RateCap,
     /// Before the first picture that can be decoded alone.
     BeforeKeyFrame,
+    /// The decoder could not make a picture of it.
+    Damaged,
     /// Not later than a frame already handed on.
     OutOfOrder,
     /// The picture carried no presentation time.

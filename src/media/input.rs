@@ -82,7 +82,7 @@ struct Work {
     decode: Decode,
     converter: Converter,
     cap: RateCap,
-    arrivals: VecDeque<(i64, Instant)>,
+    arrivals: VecDeque<Arrival>,
     seq: u64,
     last_video: Option<Timestamp>,
     last_audio: Option<Timestamp>,
@@ -197,6 +197,13 @@ fn check_target(size: Size) -> Result<(), MediaError> {
     Ok(())
 }
 
+/// An access unit that is on its way through the decoder.
+struct Arrival {
+    pts: i64,
+    at: Instant,
+    bytes: u32,
+}
+
 /// One call's view: the state, the arrival of its bytes and where results go.
 struct Pass<'a> {
     work: &'a mut Work,
@@ -236,7 +243,7 @@ struct Rest<'a> {
     config: &'a InputConfig,
     converter: &'a mut Converter,
     cap: &'a mut RateCap,
-    arrivals: &'a VecDeque<(i64, Instant)>,
+    arrivals: &'a VecDeque<Arrival>,
     seq: &'a mut u64,
     last: &'a mut Option<Timestamp>,
     format: &'a mut Option<(Size, i32)>,
@@ -310,9 +317,10 @@ impl Work {
             if self.arrivals.len() == IN_FLIGHT {
                 self.arrivals.pop_front();
             }
-            self.arrivals.push_back((pts.0, received));
+            self.arrivals.push_back(Arrival { pts: pts.0, at: received, bytes: unit.data.len() as u32 });
         }
         let name = self.decode.name().len();
+        let decoded = self.stats.decoded;
         let (decode, mut rest) = self.split();
         let taken = decode.push(unit.data, unit.pts.map(|t| t.0), unit.dts.map(|t| t.0), &mut |picture| {
             rest.picture(picture, received, sink);
@@ -323,7 +331,13 @@ impl Work {
                 self.stats.skipped_units += 1;
                 sink.event(InputEvent::Dropped { reason: DropReason::BeforeKeyFrame, pts: unit.pts });
             }
-            Ok(Taken::Damaged(damage)) => self.damage(damage, sink),
+            Ok(Taken::Damaged(damage)) => {
+                self.damage(damage, sink);
+                // A decoder that complains may have concealed the damage and given a picture all the same.
+                if self.stats.decoded == decoded {
+                    sink.event(InputEvent::Dropped { reason: DropReason::Damaged, pts: unit.pts });
+                }
+            }
             Err(error) => self.fatal = Some(error),
         }
         if self.decode.name().len() != name {
@@ -445,8 +459,10 @@ impl Rest<'_> {
             return Ok(None);
         }
         frame.seq = seq;
-        let arrived = self.arrivals.iter().rev().find(|(t, _)| *t == pts.0).map_or(received, |(_, at)| *at);
-        frame.stamps.received = Some(arrived);
+        let arrival = self.arrivals.iter().rev().find(|arrival| arrival.pts == pts.0);
+        frame.stamps.received = Some(arrival.map_or(received, |arrival| arrival.at));
+        frame.stamps.bytes_in = arrival.map_or(0, |arrival| arrival.bytes);
+        frame.stamps.pixels_in = picture.size().pixels() as u32;
         frame.stamps.decoded = Some(Instant::now());
         Ok(Some(frame))
     }

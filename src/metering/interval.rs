@@ -13,7 +13,7 @@ use super::record::{Kind, Percentiles, Place};
 pub struct Totals {
     /// Pictures found in the input, those that were dropped before they were decoded included.
     pub frames_in: u64,
-    /// Frames handed to the output, by what they show: `processed`, `repeated`, `overlay`.
+    /// Frames handed to the output, by what they show: `processed`, `similar`, `repeated`, `overlay`.
     pub frames_out: BTreeMap<String, u64>,
     /// Frames that were not handed to the output, by place.
     pub dropped: BTreeMap<String, u64>,
@@ -49,9 +49,10 @@ impl Totals {
         self.frames_out.values().sum()
     }
 
-    /// Frames that show the model's own picture.
+    /// Frames that show the model's own answer to them, those that its similar-image filter passed by included.
     pub fn processed(&self) -> u64 {
-        self.frames_out.get(Kind::Processed.label()).copied().unwrap_or(0)
+        let answers = Kind::ALL.into_iter().filter(|kind| kind.is_answer());
+        answers.filter_map(|kind| self.frames_out.get(kind.label())).sum()
     }
 
     /// Frames that were not handed to the output.
@@ -164,7 +165,7 @@ pub struct Interval {
     pub totals: Totals,
     /// Frames that are still on their way: arrived, neither handed on nor dropped.
     pub in_flight: i64,
-    /// Frames a second that show the model's own picture.
+    /// Frames a second that show the model's own answer to them.
     pub fps: f64,
     /// Times of the frames handed to the output, in milliseconds, by stage.
     pub latency_ms: BTreeMap<String, Percentiles>,

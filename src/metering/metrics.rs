@@ -290,6 +290,7 @@ mod tests {
             done: at(13),
             encoded: at(17),
             published: at(18),
+            ..Stamps::default()
         };
         metrics.published(Kind::Processed, &stamps);
         metrics.drops_at(Place::Input, 3);

@@ -15,7 +15,7 @@ pub struct FrameRecord {
     pub seq: u64,
     /// The input's presentation time.
     pub pts: Timestamp,
-    /// When it passed each stage.
+    /// When it passed each stage, and what it came in as.
     pub stamps: Stamps,
     /// What its picture shows.
     pub kind: Kind,
@@ -32,6 +32,8 @@ pub struct FrameRecord {
 pub enum Place {
     /// Every picture buffer was in use.
     Decode,
+    /// It was damaged, and the decoder could not make a picture of it.
+    Damaged,
     /// Before the first picture that can be decoded alone.
     KeyFrame,
     /// Above the frame rate that the operator set.
@@ -54,8 +56,9 @@ pub enum Place {
 
 impl Place {
     /// Every place.
-    pub const ALL: [Place; 10] = [
+    pub const ALL: [Place; 11] = [
         Place::Decode,
+        Place::Damaged,
         Place::KeyFrame,
         Place::RateCap,
         Place::Input,
@@ -71,6 +74,7 @@ impl Place {
     pub fn label(self) -> &'static str {
         match self {
             Place::Decode => "decode",
+            Place::Damaged => "damaged",
             Place::KeyFrame => "key_frame",
             Place::RateCap => "rate_cap",
             Place::Input => "input",
@@ -89,6 +93,8 @@ impl Place {
 pub enum Kind {
     /// The model's picture of this frame.
     Processed,
+    /// The model's last picture once more, because the similar-image filter took this frame for the one before.
+    Similar,
     /// The last good picture once more, because the model failed on this frame.
     Repeated,
     /// The overlay.
@@ -97,15 +103,23 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 3] = [Kind::Processed, Kind::Repeated, Kind::Overlay];
+    pub const ALL: [Kind; 4] = [Kind::Processed, Kind::Similar, Kind::Repeated, Kind::Overlay];
 
     /// The label's value.
     pub fn label(self) -> &'static str {
         match self {
             Kind::Processed => "processed",
+            Kind::Similar => "similar",
             Kind::Repeated => "repeated",
             Kind::Overlay => "overlay",
         }
+    }
+}
+
+impl Kind {
+    /// True for the model's answer to this very frame.
+    pub fn is_answer(self) -> bool {
+        matches!(self, Kind::Processed | Kind::Similar)
     }
 }
 

@@ -149,9 +149,12 @@ impl Trace {
                     let (Some(from), Some(to)) = stage.ends(&frame.stamps) else { continue };
                     let (name, track) = (stage.label(), stage as usize);
                     let args = format!(
-                        "{{\"session\":{session},\"frame\":{seq},\"pts\":{},\"picture\":\"{}\",\"bytes\":{bytes},\"params\":{revision}}}",
+                        "{{\"session\":{session},\"frame\":{seq},\"pts\":{},\"picture\":\"{}\",\"pixels_in\":{},\"pixels_out\":{},\"bytes_in\":{},\"bytes_out\":{bytes},\"params\":{revision}}}",
                         frame.pts.0,
-                        frame.kind.label()
+                        frame.kind.label(),
+                        frame.stamps.pixels_in,
+                        frame.pixels,
+                        frame.stamps.bytes_in,
                     );
                     if stage == Stage::Model {
                         // One frame at a time: slices of a thread.
@@ -220,6 +223,7 @@ mod tests {
             done: at(13),
             encoded: at(40),
             published: at(50),
+            ..Stamps::default()
         };
         FrameRecord {
             session: 1,

@@ -132,6 +132,12 @@ pub trait FrameProcessor: Send {
     /// [`PipelineError::Frame`]; the processor stays usable.
     fn process(&mut self, frame: VideoFrame) -> Result<VideoFrame, PipelineError>;
 
+    /// Whether the last call of [`Self::process`] gave the picture before once more, because its frame was too similar to the
+    /// one before.
+    fn similar(&self) -> bool {
+        false
+    }
+
     /// Forgets everything that frames left behind, so that the next stream starts clean. The model stays loaded.
     fn reset(&mut self);
 }

@@ -119,8 +119,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => any::<u8>().prop_map(Step::Arrive),
-        4 => (0..3_u8).prop_map(Step::Publish),
-        2 => (0..10_u8).prop_map(Step::Drop),
+        4 => (0..Kind::ALL.len() as u8).prop_map(Step::Publish),
+        2 => (0..Place::ALL.len() as u8).prop_map(Step::Drop),
         3 => Just(Step::Segment),
         3 => any::<u16>().prop_map(Step::Stall),
         1 => any::<bool>().prop_map(Step::Update),
@@ -138,8 +138,8 @@ fn step() -> impl Strategy<Value = Step> {
 struct Sum {
     frames_in: u64,
     pixels_in: u64,
-    out: [u64; 3],
-    dropped: [u64; 10],
+    out: [u64; Kind::ALL.len()],
+    dropped: [u64; Place::ALL.len()],
     bytes: u64,
     busy: u64,
     applied: u64,

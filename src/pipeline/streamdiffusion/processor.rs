@@ -33,6 +33,8 @@ pub(super) struct Stream {
     state: [[Vec<f32>; 2]; 2],
     /// The last picture, for frames that are skipped.
     last: Vec<u8>,
+    /// Whether the last frame was skipped.
+    skipped: bool,
     /// Whether the rows under way belong to other frames or numbers, and are to be filled from the next frame.
     refill: bool,
 }
@@ -94,6 +96,7 @@ impl Stream {
             settings: settings.clone(),
             pool,
             last: vec![0; pixels],
+            skipped: false,
             refill: true,
         };
         let numbers = stream.numbers(&settings.live, true)?;
@@ -274,9 +277,11 @@ impl FrameProcessor for Stream {
         if let Some(filter) = &mut self.filter
             && filter.skips(&frame.data, self.refill).map_err(frame_error)?
         {
+            self.skipped = true;
             out.data.copy_from_slice(&self.last);
             return Ok(out);
         }
+        self.skipped = false;
         // New numbers are seen at once: every row goes the whole way with them, from this frame.
         let passes = if self.refill && self.settings.live.refill { self.config.steps } else { 1 };
         for _ in 0..passes {
@@ -289,7 +294,12 @@ impl FrameProcessor for Stream {
         Ok(out)
     }
 
+    fn similar(&self) -> bool {
+        self.skipped
+    }
+
     fn reset(&mut self) {
+        self.skipped = false;
         self.state.iter_mut().flatten().for_each(|buffer| buffer.fill(0.0));
         self.last.fill(0);
         self.refill = true;
