@@ -9,7 +9,7 @@ use weir::cli::demo::{Options, play};
 use weir::cli::rig::decode::Decoding;
 use weir::cli::rig::reader::Taps;
 use weir::cli::rig::source::{Ready, SourceConfig};
-use weir::cli::rig::{Rig, Setup};
+use weir::cli::rig::{Rig, Route, Setup};
 use weir::frame::{PixelFormat, Size};
 use weir::media::pattern;
 use weir::pipeline::Params;
@@ -90,7 +90,7 @@ async fn rig(pipeline: &str) -> (Rig, Decoding, Arc<Mutex<Vec<(i64, pattern::Rea
     let setup = Setup {
         runner: options.runner(),
         source: Ready::open(options.source.clone()).await.unwrap(),
-        proxy: false,
+        route: Route::Straight,
         floor: false,
         input: Taps::default(),
         output: Taps { feed: Some(feed), ..Taps::default() },

@@ -58,7 +58,7 @@ impl Stream {
         let bridge =
             AbortOnDropHandle::new(tokio::spawn(async move { server.serve(listener, std::future::pending()).await }));
         let channels = lab.open();
-        let theirs = channels.behind(outside);
+        let theirs = channels.behind(outside, None);
         let inverted = Arc::new(Mutex::new(Vec::new()));
         let list = inverted.clone();
         let (feed, decoding) = Decoding::start(SIZE, PixelFormat::I420, move |frame| {

@@ -14,7 +14,7 @@ use super::rig::reader::Taps;
 use super::rig::runner::StartTimes;
 use super::rig::source::{Ready, SourceConfig};
 use super::rig::stop::Stop;
-use super::rig::{Report, Rig, RigError, Setup, events, words};
+use super::rig::{Report, Rig, RigError, Route, Setup, events, words};
 
 mod soak;
 
@@ -147,7 +147,7 @@ pub struct Bench {
 pub async fn bench(options: &Options) -> Result<Bench, RigError> {
     let seconds = Duration::from_secs_f64(options.seconds.unwrap_or(20.0));
     let mut stop = Stop::new()?;
-    let (rig, input) = stop.or(start(options, false)).await?;
+    let (rig, input) = stop.or(start(options, Route::Straight)).await?;
     let mut meter = Meter::new(rig.runner().pid());
     meter.look()?;
     let (cpu, began) = (meter.cpu(), Instant::now());
@@ -171,7 +171,7 @@ pub async fn bench(options: &Options) -> Result<Bench, RigError> {
 }
 
 /// Starts the rig for a measurement. Returns it with a word for its input.
-async fn start(options: &Options, proxy: bool) -> Result<(Rig, String), RigError> {
+async fn start(options: &Options, route: Route) -> Result<(Rig, String), RigError> {
     let source = Ready::open(options.source.clone()).await?.in_bursts(options.burst);
     let input = match &options.source {
         SourceConfig::Pattern { size, fps } => format!("{size} at {fps} a second"),
@@ -183,7 +183,7 @@ async fn start(options: &Options, proxy: bool) -> Result<(Rig, String), RigError
     };
     crate::cli::complain(&format!("{}: {input} in, {} out", options.pipeline, options.output));
     let setup =
-        Setup { runner: options.runner(), source, proxy, floor: true, input: Taps::default(), output: Taps::default() };
+        Setup { runner: options.runner(), source, route, floor: true, input: Taps::default(), output: Taps::default() };
     Ok((Rig::start(setup).await?, input))
 }
 

@@ -10,7 +10,7 @@ use crate::cli::demo::Options;
 use crate::cli::rig::events::Event;
 use crate::cli::rig::procs::Meter;
 use crate::cli::rig::stop::Stop;
-use crate::cli::rig::{Rig, RigError, words};
+use crate::cli::rig::{Rig, RigError, Route, words};
 
 /// Time between two looks at the events.
 const TICK: Duration = Duration::from_millis(100);
@@ -153,7 +153,7 @@ pub async fn soak(options: &Options) -> Result<Soak, RigError> {
     let length = Duration::from_secs_f64(seconds);
     let mut due = schedule(seconds).into_iter().peekable();
     let mut stop = Stop::new()?;
-    let (rig, input) = stop.or(start(options, true)).await?;
+    let (rig, input) = stop.or(start(options, Route::All)).await?;
     let mut meter = Meter::new(rig.runner().pid());
     meter.look()?;
     let (cpu, began) = (meter.cpu(), Instant::now());

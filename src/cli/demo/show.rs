@@ -15,7 +15,7 @@ use crate::cli::rig::decode::Decoding;
 use crate::cli::rig::reader::{Record, Taps};
 use crate::cli::rig::source::{Ready, SourceConfig};
 use crate::cli::rig::stop::Stop;
-use crate::cli::rig::{Report, Rig, RigError, Setup, events, words};
+use crate::cli::rig::{Report, Rig, RigError, Route, Setup, events, words};
 use crate::frame::{PixelFormat, Size};
 use crate::media::{JpegEncoder, Recorder};
 use crate::pipeline::{Params, registry};
@@ -89,7 +89,7 @@ pub async fn play(options: &Options) -> Result<Played, RigError> {
     let setup = Setup {
         runner: options.runner(),
         source,
-        proxy: false,
+        route: Route::Straight,
         floor: page.is_some(),
         input: input_taps,
         output: output_taps,

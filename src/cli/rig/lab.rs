@@ -59,7 +59,7 @@ impl Lab {
     /// Creates the four channels of a new stream.
     pub fn open(&self) -> Channels {
         let id = manifest_id();
-        let channels = Channels { base: format!("http://{}{BASE}/{id}", self.address), id };
+        let channels = Channels { base: format!("http://{}{BASE}/{id}", self.address), id, other: None };
         for (name, mime) in [
             (channels.name(Channel::Input), "video/mp2t"),
             (channels.name(Channel::Output), "video/mp2t"),
@@ -102,6 +102,8 @@ pub enum Channel {
 pub struct Channels {
     base: String,
     id: String,
+    /// Where one of them is reached otherwise.
+    other: Option<(Channel, String)>,
 }
 
 impl Channels {
@@ -124,14 +126,22 @@ impl Channels {
         format!("{}{}", self.id, Self::suffix(which))
     }
 
-    /// The same channels behind another address of the server.
-    pub fn behind(&self, address: SocketAddr) -> Self {
-        Self { base: format!("http://{address}{BASE}/{}", self.id), id: self.id.clone() }
+    /// The same channels, all or `only` one of them, behind another address of the server.
+    pub fn behind(&self, address: SocketAddr, only: Option<Channel>) -> Self {
+        let base = format!("http://{address}{BASE}/{}", self.id);
+        match only {
+            Some(channel) => Self { other: Some((channel, base)), ..self.clone() },
+            None => Self { base, ..self.clone() },
+        }
     }
 
     /// Its address.
     pub fn url(&self, which: Channel) -> String {
-        format!("{}{}", self.base, Self::suffix(which))
+        let base = match &self.other {
+            Some((channel, base)) if *channel == which => base,
+            _ => &self.base,
+        };
+        format!("{base}{}", Self::suffix(which))
     }
 }
 

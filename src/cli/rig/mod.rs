@@ -104,14 +104,26 @@ fn tail(lines: &[String]) -> String {
     lines[from..].iter().map(|line| format!("\n  | {line}")).collect()
 }
 
+/// Which way a runner reaches the trickle server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Route {
+    /// By itself.
+    #[default]
+    Straight,
+    /// Every channel over a line that can be cut and held.
+    All,
+    /// The output alone over such a line.
+    Output,
+}
+
 /// What a rig is made of.
 pub struct Setup {
     /// The runner.
     pub runner: RunnerConfig,
     /// The source, opened.
     pub source: source::Ready,
-    /// Puts a line that can be cut between the runner and the server.
-    pub proxy: bool,
+    /// Which way the runner reaches the server.
+    pub route: Route,
     /// Reads the input channel back, which is the floor of the latency.
     pub floor: bool,
     /// What the reader of the input does besides; needs `floor`.
@@ -165,14 +177,21 @@ impl Rig {
     /// # Errors
     /// Whatever does not start; what did is ended again.
     pub async fn start(setup: Setup) -> Result<Self, RigError> {
-        let Setup { runner: config, source, proxy, floor, input, output } = setup;
+        let Setup { runner: config, source, route, floor, input, output } = setup;
         let lab = Lab::start().await?;
         let runner = Runner::start(&config).await?;
         let channels = lab.open();
         let ledger = Arc::new(Ledger::new());
         let client = lab.client().clone();
-        let proxy = if proxy { Some(Proxy::start(lab.address()).await?) } else { None };
-        let theirs = proxy.as_ref().map_or_else(|| channels.clone(), |proxy| channels.behind(proxy.address()));
+        let (proxy, theirs) = match route {
+            Route::Straight => (None, channels.clone()),
+            Route::All | Route::Output => {
+                let proxy = Proxy::start(lab.address()).await?;
+                let only = (route == Route::Output).then_some(Channel::Output);
+                let theirs = channels.behind(proxy.address(), only);
+                (Some(proxy), theirs)
+            }
+        };
         runner.order(&theirs, &config.pipeline, &config.params).await?;
         let ordered = Instant::now();
         // In the order in which a gateway opens them.
@@ -216,6 +235,16 @@ impl Rig {
     /// The source.
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// The trickle server.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// The channels of the stream.
+    pub fn channels(&self) -> &Channels {
+        &self.channels
     }
 
     /// The line between the runner and the server, if it can be cut.

@@ -1,11 +1,13 @@
-//! A line between the runner and the trickle server that can be cut.
+//! A line between the runner and the trickle server that can be cut and held.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -20,6 +22,7 @@ pub struct Proxy {
     address: SocketAddr,
     line: Arc<Mutex<CancellationToken>>,
     cut: Arc<AtomicU64>,
+    held: watch::Sender<bool>,
     _serving: AbortOnDropHandle<()>,
 }
 
@@ -33,8 +36,9 @@ impl Proxy {
         let address = listener.local_addr().map_err(RigError::Socket)?;
         let line = Arc::new(Mutex::new(CancellationToken::new()));
         let cut = Arc::new(AtomicU64::new(0));
-        let serving = tokio::spawn(serve(listener, target, line.clone(), cut.clone()));
-        Ok(Self { address, line, cut, _serving: AbortOnDropHandle::new(serving) })
+        let (held, holding) = watch::channel(false);
+        let serving = tokio::spawn(serve(listener, target, line.clone(), cut.clone(), holding));
+        Ok(Self { address, line, cut, held, _serving: AbortOnDropHandle::new(serving) })
     }
 
     /// Where it listens.
@@ -48,13 +52,24 @@ impl Proxy {
         std::mem::take(&mut *line).cancel();
     }
 
+    /// Passes nothing on while `held`; what waits then goes out at once.
+    pub fn hold(&self, held: bool) {
+        self.held.send_replace(held);
+    }
+
     /// Connections cut so far.
     pub fn cuts(&self) -> u64 {
         self.cut.load(Ordering::Relaxed)
     }
 }
 
-async fn serve(listener: TcpListener, target: SocketAddr, line: Arc<Mutex<CancellationToken>>, cut: Arc<AtomicU64>) {
+async fn serve(
+    listener: TcpListener,
+    target: SocketAddr,
+    line: Arc<Mutex<CancellationToken>>,
+    cut: Arc<AtomicU64>,
+    held: watch::Receiver<bool>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -62,19 +77,36 @@ async fn serve(listener: TcpListener, target: SocketAddr, line: Arc<Mutex<Cancel
             accepted = listener.accept(), if connections.len() < MOST => {
                 let Ok((from, _)) = accepted else { continue };
                 let line = line.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                connections.spawn(pass(from, target, line, cut.clone()));
+                connections.spawn(pass(from, target, line, cut.clone(), held.clone()));
             }
         }
     }
 }
 
-async fn pass(mut from: TcpStream, target: SocketAddr, line: CancellationToken, cut: Arc<AtomicU64>) {
+async fn pass(
+    mut from: TcpStream,
+    target: SocketAddr,
+    line: CancellationToken,
+    cut: Arc<AtomicU64>,
+    mut held: watch::Receiver<bool>,
+) {
     let Ok(mut to) = TcpStream::connect(target).await else { return };
     // Refused options cost time, nothing else.
     let _ = (from.set_nodelay(true), to.set_nodelay(true));
-    tokio::select! {
-        _ = copy_bidirectional(&mut from, &mut to) => {}
-        () = line.cancelled() => drop(cut.fetch_add(1, Ordering::Relaxed)),
+    let mut copying = pin!(copy_bidirectional(&mut from, &mut to));
+    loop {
+        let hold = tokio::select! {
+            _ = &mut copying => return,
+            hold = held.wait_for(|held| *held) => hold.is_ok(),
+            () = line.cancelled() => {
+                cut.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        };
+        // Without the one who holds and lets go there is nothing to wait for any more.
+        if !hold || held.wait_for(|held| !held).await.is_err() {
+            return;
+        }
     }
 }
 

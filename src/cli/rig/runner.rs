@@ -105,12 +105,20 @@ impl Runner {
     /// It does not start, ends early, or is not warm in time; the error carries its last log lines.
     pub async fn start(config: &RunnerConfig) -> Result<Self, RigError> {
         let mut command = Command::new(&config.program);
+        let (params, status) = (Value::Object(config.params.clone()), format!("{}ms", config.status.as_millis()));
+        let own = [
+            ("--host", "127.0.0.1".to_owned()),
+            ("--port", "0".to_owned()),
+            ("--log-format", "text".to_owned()),
+            ("--log-level", "info".to_owned()),
+            ("--model-id", config.pipeline.clone()),
+            ("--engine-initial-params", params.to_string()),
+            ("--engine-status", status),
+        ];
+        let given = |flag: &str| config.flags.iter().any(|given| given.split('=').next() == Some(flag));
         command
             .arg("serve")
-            .args(["--host", "127.0.0.1", "--port", "0", "--log-format", "text", "--log-level", "info"])
-            .args(["--model-id", &config.pipeline])
-            .args(["--engine-initial-params", &Value::Object(config.params.clone()).to_string()])
-            .args(["--engine-status", &format!("{}ms", config.status.as_millis())])
+            .args(own.iter().filter(|(flag, _)| !given(flag)).flat_map(|(flag, value)| [*flag, value.as_str()]))
             .args(&config.flags)
             // The rig is the only caller, and it has no token.
             .env_remove("AUTH_TOKEN")

@@ -73,6 +73,10 @@ impl Faults {
     }
 }
 
+/// What becomes of the transport packets of a picture on their way out, by the picture's number: the same, others, or
+/// none, which leaves the picture out.
+pub type Edit = Box<dyn Fn(u64, Bytes) -> Bytes + Send>;
+
 /// Counters of a source.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -109,9 +113,15 @@ pub struct Ready {
     stopper: Stopper,
     size: Size,
     bursts: Option<Duration>,
+    edit: Option<Edit>,
 }
 
 impl Ready {
+    /// Passes every picture through `edit`, for streams that are damaged on purpose.
+    pub fn edited(self, edit: Edit) -> Self {
+        Self { edit: Some(edit), ..self }
+    }
+
     /// Opens a source. What is slow about it happens on a thread that may block.
     ///
     /// # Errors
@@ -124,13 +134,13 @@ impl Ready {
         let opening = tokio::task::spawn_blocking(move || match config {
             SourceConfig::Pattern { size, fps } => {
                 let opened = Opened::Pattern(Box::new(PatternMaker::new(size, fps)?));
-                Ok(Self { opened, stopper: handle, size, bursts: None })
+                Ok(Self { opened, stopper: handle, size, bursts: None, edit: None })
             }
             SourceConfig::Media { name, size } => {
                 let playback = Playback::open(&name, size, handle.clone())?;
                 let size = playback.size().unwrap_or(Size::new(512, 512));
                 let opened = Opened::Playback(Box::new(playback));
-                Ok(Self { opened, stopper: handle, size, bursts: None })
+                Ok(Self { opened, stopper: handle, size, bursts: None, edit: None })
             }
         });
         let result = opening.await;
@@ -187,7 +197,7 @@ impl Source {
     /// # Errors
     /// `url` is no channel URL, or there is no thread.
     pub async fn start(
-        Ready { opened, stopper, bursts, .. }: Ready,
+        Ready { opened, stopper, bursts, edit, .. }: Ready,
         client: &Client,
         url: &str,
         ledger: Arc<Ledger>,
@@ -201,7 +211,7 @@ impl Source {
         });
         let (pieces, queue) = mpsc::channel(PIECES);
         let publisher = Publisher::open(client, url, "video/mp2t", Begin::Zero).await?;
-        let sink = Sink { shared: shared.clone(), pieces };
+        let sink = Sink { shared: shared.clone(), pieces, edit, number: 0 };
         let builder = std::thread::Builder::new().name("rig-source".into());
         let thread = match opened {
             Opened::Pattern(maker) => builder.spawn(move || maker.run(sink)),
@@ -255,6 +265,9 @@ impl Drop for Source {
 pub(super) struct Sink {
     shared: Arc<Shared>,
     pieces: mpsc::Sender<Piece>,
+    edit: Option<Edit>,
+    /// Pictures so far.
+    number: u64,
 }
 
 impl Sink {
@@ -293,12 +306,20 @@ impl SegmentSink for Sink {
         self.send(Piece::Begin);
     }
 
-    fn bytes(&mut self, bytes: Bytes, what: Chunk) {
+    fn bytes(&mut self, mut bytes: Bytes, what: Chunk) {
         let pts = match what {
             Chunk::Video { pts, .. } => Some(pts.0),
             Chunk::Audio { .. } | Chunk::Tables => None,
         };
         if let Some(pts) = pts {
+            if let Some(edit) = &self.edit {
+                bytes = edit(self.number, bytes);
+            }
+            self.number += 1;
+            if bytes.is_empty() {
+                self.shared.counters.lost.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
             self.shared.ledger.announce(pts);
         }
         self.send(Piece::Bytes(bytes, pts));
