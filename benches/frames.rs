@@ -25,7 +25,8 @@ fn load(pipeline: &str, threads: u32, pool: &FramePool) -> Box<dyn FrameProcesso
     let pipeline = registry::find(pipeline).expect("registered");
     let checked = pipeline.check(&Params::new()).expect("defaults are good");
     let inference = Config { threads, ..Config::default() };
-    let cx = LoadContext { inference: &inference, models: ".".into(), pool: pool.clone(), progress: &|_| () };
+    let cx =
+        LoadContext { inference: &inference, models: ".".into(), model: None, pool: pool.clone(), progress: &|_| () };
     pipeline.load(&cx, &checked).unwrap_or_else(|error| panic!("{error}"))
 }
 

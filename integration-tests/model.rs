@@ -25,7 +25,13 @@ fn load(pipeline: &str, checked: &Checked, pool: &FramePool) -> Box<dyn FramePro
     let steps = Mutex::new(Vec::new());
     let progress = |step: &str| steps.lock().expect("steps").push(step.to_owned());
     let inference = Config::default();
-    let cx = LoadContext { inference: &inference, models: "/nowhere".into(), pool: pool.clone(), progress: &progress };
+    let cx = LoadContext {
+        inference: &inference,
+        models: "/nowhere".into(),
+        model: None,
+        pool: pool.clone(),
+        progress: &progress,
+    };
     let loaded = registry::find(pipeline).expect("registered").load(&cx, checked);
     loaded.unwrap_or_else(|error| panic!("{error}"))
 }

@@ -8,6 +8,7 @@ mod live;
 mod nets;
 mod numbers;
 mod pipeline;
+mod process;
 mod similar;
 mod stream;
 mod text;

@@ -21,8 +21,13 @@ fn check(json: Value) -> Checked {
 
 fn load(models: &Path, checked: &Checked) -> Result<Box<dyn FrameProcessor>, PipelineError> {
     let inference = Config { threads: 2, ..Config::default() };
-    let cx =
-        LoadContext { inference: &inference, models: models.into(), pool: FramePool::new(4), progress: &|_: &str| {} };
+    let cx = LoadContext {
+        inference: &inference,
+        models: models.into(),
+        model: None,
+        pool: FramePool::new(4),
+        progress: &|_| {},
+    };
     registry::find("streamdiffusion").expect("registered").load(&cx, checked)
 }
 

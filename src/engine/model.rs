@@ -102,7 +102,8 @@ fn load(
     params: &Checked,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<Box<dyn FrameProcessor>, PipelineError> {
-    let cx = LoadContext { inference: &config.inference, models: config.models.clone(), pool: pool.clone(), progress };
+    let models = config.models.clone();
+    let cx = LoadContext { inference: &config.inference, models, model: None, pool: pool.clone(), progress };
     pipeline.load(&cx, params)
 }
 

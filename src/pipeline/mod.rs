@@ -77,6 +77,8 @@ pub struct LoadContext<'a> {
     pub inference: &'a crate::inference::Config,
     /// Root of the models, `/models` in a container.
     pub models: PathBuf,
+    /// Where the weights of the pipeline's model are, a folder or a file, if not below `models` under its name.
+    pub model: Option<PathBuf>,
     /// Where output pictures come from.
     pub pool: FramePool,
     /// Called with one line whenever loading reaches a new step.

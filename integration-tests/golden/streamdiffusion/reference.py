@@ -58,15 +58,16 @@ class Unet:
         return self.unet(sample, timestep, encoder_hidden_states, return_dict=return_dict, **more)
 
 
-def stream(unet, vae, t_index, cfg, add_noise, gamma=1.4, delta=0.7, frames=1, prompt="a", negative="b"):
+def stream(unet, vae, t_index, cfg, add_noise, gamma=1.4, delta=0.7, frames=1, prompt="a", negative="b", seed=2,
+           encode=lambda prompt, negative_prompt="", **_: (embedding(prompt), embedding(negative_prompt))):
     scheduler = LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
     pipe = types.SimpleNamespace(
         device=torch.device("cpu"), vae_scale_factor=8, scheduler=scheduler, text_encoder=None, unet=unet, vae=vae,
-        encode_prompt=lambda prompt, negative_prompt="", **_: (embedding(prompt), embedding(negative_prompt)))
+        encode_prompt=encode)
     made = StreamDiffusion(pipe, t_index, torch_dtype=torch.float32, width=SIZE, height=SIZE, do_add_noise=add_noise,
                            frame_buffer_size=frames, cfg_type=cfg)
     made.prepare(prompt, negative, num_inference_steps=50, guidance_scale=gamma, delta=delta,
-                 generator=torch.Generator(), seed=2)
+                 generator=torch.Generator(), seed=seed)
     inner = made.predict_x0_batch
 
     def noting(x):

@@ -16,6 +16,7 @@ use crate::frame::{FramePool, Size};
 use crate::pipeline::{Checked, LoadContext, Params, Pipeline, registry};
 
 mod error;
+mod model;
 mod progress;
 mod raw;
 mod stages;
@@ -51,6 +52,21 @@ pub(super) fn command() -> Command {
         text("pipeline", "NAME", "Name of the pipeline.").default_value("noop"),
         text("params", "JSON", "Parameters of the pipeline, as a JSON object; `@FILE` reads them from a file.")
             .default_value("{}"),
+        text(
+            "model",
+            "DIR|ORG/NAME",
+            "The model, for pipelines that have one: a folder in the layout of diffusers, a \
+              .safetensors file, or a name below --engine-models.",
+        ),
+        text("precision", "PRECISION", "Precision of the networks, for pipelines that have any.")
+            .value_parser(["auto", "fp32", "fp16"]),
+        text(
+            "output-size",
+            "WxH",
+            "Size of the output in pixels, multiples of 8, also outside the bounds that width and \
+              height have in live streams.",
+        )
+        .value_parser(output_size),
         text("size", "WxH", "Size of raw input in pixels.").value_parser(raw::size),
         text("fps", "N", "Frames a second of raw input: 30, 29.97 or 30000/1001.").value_parser(str::parse::<Rate>),
         text("format", "FORMAT", "What files are whose name does not tell it.").value_parser(["rgb24"]),
@@ -60,6 +76,15 @@ pub(super) fn command() -> Command {
         text("limit", "N", "End after this many frames.").value_parser(value_parser!(u64).range(1..)),
     ]);
     settings::arguments_of(command, wanted)
+}
+
+/// Reads the size of the output.
+fn output_size(text: &str) -> Result<Size, String> {
+    let size = raw::size(text)?;
+    match [size.width, size.height].iter().all(|&side| side.is_multiple_of(8) && side <= 4096) {
+        true => Ok(size),
+        false => Err(format!("`{text}` is no size of an output; expected multiples of 8, at most 4096")),
+    }
 }
 
 /// The settings that mean something here.
@@ -111,6 +136,12 @@ pub struct Job {
     pub pipeline: String,
     /// Its parameters as JSON, or `@` and the name of a file.
     pub params: String,
+    /// The model's folder, file or name, where the pipeline's parameters do not say it all.
+    pub model: Option<String>,
+    /// Precision of the networks, as the parameter `precision`.
+    pub precision: Option<String>,
+    /// Size of the output, in place of the parameters `width` and `height`.
+    pub output_size: Option<Size>,
     /// Size of raw input.
     pub size: Option<Size>,
     /// Rate of raw input; `None` for 30 a second.
@@ -130,6 +161,9 @@ impl Job {
             output: matches.get_one::<PathBuf>("output")?.clone(),
             pipeline: matches.get_one::<String>("pipeline")?.clone(),
             params: matches.get_one::<String>("params")?.clone(),
+            model: matches.get_one::<String>("model").cloned(),
+            precision: matches.get_one::<String>("precision").cloned(),
+            output_size: matches.get_one("output-size").copied(),
             size: matches.get_one("size").copied(),
             rate: matches.get_one("fps").copied(),
             raw: matches.get_one::<String>("format").is_some(),
@@ -145,8 +179,8 @@ impl Job {
             || (self.raw && extension.is_none_or(|extension| !video::knows(extension)))
     }
 
-    /// The pipeline and its checked parameters.
-    fn pipeline(&self) -> Result<(&'static dyn Pipeline, Checked), ProcessError> {
+    /// The pipeline, its checked parameters, and where its model is if not below `models` under its name.
+    fn pipeline(&self, models: &Path) -> Result<(&'static dyn Pipeline, Checked, Option<PathBuf>), ProcessError> {
         let pipeline = registry::find(&self.pipeline).ok_or_else(|| {
             let known: Vec<_> = registry::all().iter().map(|pipeline| pipeline.name()).collect();
             ProcessError::Pipeline { name: self.pipeline.clone(), known: known.join(", ") }
@@ -156,10 +190,21 @@ impl Job {
             Some(path) => std::fs::read_to_string(path)
                 .map_err(|error| ProcessError::Usage(format!("--params: {path} cannot be read: {error}")))?,
         };
-        let params: Params = serde_json::from_str(&text)
+        let mut params: Params = serde_json::from_str(&text)
             .map_err(|error| ProcessError::Usage(format!("--params is not a JSON object: {error}")))?;
-        let checked = pipeline.check(&params)?;
-        Ok((pipeline, checked))
+        let model =
+            self.model.as_deref().map(|model| model::choose(pipeline, &mut params, model, models)).transpose()?;
+        if let Some(precision) = &self.precision {
+            model::set(pipeline, &mut params, "precision", precision)?;
+        }
+        let mut checked = pipeline.check(&params)?;
+        if let Some(size) = self.output_size {
+            if let Some(key) = ["width", "height"].into_iter().find(|key| params.contains_key(*key)) {
+                return Err(ProcessError::Usage(format!("--output-size and the parameter {key} say the same thing")));
+            }
+            checked.size = size;
+        }
+        Ok((pipeline, checked, model.flatten()))
     }
 
     fn source(&self) -> Result<Box<dyn Source>, ProcessError> {
@@ -186,7 +231,7 @@ impl Job {
 /// # Errors
 /// [`ProcessError`]. The output is made only when the input is open and the pipeline loaded.
 pub fn process(job: &Job, config: &engine::Config, stop: &AtomicBool) -> Result<Summary, ProcessError> {
-    let (pipeline, checked) = job.pipeline()?;
+    let (pipeline, checked, model) = job.pipeline(&config.models)?;
     let mut source = job.source()?;
     if !job.is_raw(&job.output) {
         video::check_name(&job.output)?;
@@ -204,6 +249,7 @@ pub fn process(job: &Job, config: &engine::Config, stop: &AtomicBool) -> Result<
     let cx = LoadContext {
         inference: &config.inference,
         models: config.models.clone(),
+        model,
         pool: pool.clone(),
         progress: &progress,
     };

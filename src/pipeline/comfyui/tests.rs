@@ -18,6 +18,7 @@ fn load(pool: &FramePool, checked: &Checked) -> Result<Box<dyn FrameProcessor>, 
     let cx = LoadContext {
         inference: &inference,
         models: std::env::temp_dir().join("weir-no-models"),
+        model: None,
         pool: pool.clone(),
         progress: &|_| {},
     };

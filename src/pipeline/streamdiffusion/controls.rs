@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::params::{Family, TINY, refused};
+use super::params::{TINY, refused};
+use crate::models::weights::Family;
 use crate::pipeline::ParamError;
 use crate::pipeline::params::Kind;
 
@@ -16,7 +17,7 @@ pub(super) struct Control {
 /// The ControlNets of each family, in the order of the presets.
 pub(super) fn known(family: Family) -> &'static [&'static str] {
     match family {
-        Family::Sd21 => &[
+        Family::Sd2 => &[
             "thibaud/controlnet-sd21-openpose-diffusers",
             "thibaud/controlnet-sd21-hed-diffusers",
             "thibaud/controlnet-sd21-canny-diffusers",
@@ -24,7 +25,7 @@ pub(super) fn known(family: Family) -> &'static [&'static str] {
             "thibaud/controlnet-sd21-color-diffusers",
             "daydreamlive/TemporalNet2-stable-diffusion-2-1",
         ],
-        Family::Sd15 => &[
+        Family::Sd1 => &[
             "lllyasviel/control_v11f1p_sd15_depth",
             "lllyasviel/control_v11f1e_sd15_tile",
             "lllyasviel/control_v11p_sd15_canny",
@@ -146,7 +147,7 @@ pub(super) fn read(given: &Value, family: Family, model: &str) -> Result<Vec<Con
 /// The JSON Schema of the list.
 pub(super) fn schema() -> Value {
     let all: Vec<&str> =
-        [Family::Sd21, Family::Sd15, Family::Sdxl].into_iter().flat_map(known).chain(TINY_CONTROLS).copied().collect();
+        [Family::Sd2, Family::Sd1, Family::Sdxl].into_iter().flat_map(known).chain(TINY_CONTROLS).copied().collect();
     json!({
         "title": "ControlNets",
         "description": "Networks that hold the picture to its input. A change of the models reloads, one of the scales does not.",

@@ -72,8 +72,20 @@ fn stream_config(
 }
 
 fn real(cx: &LoadContext<'_>, place: &Place<'_>, shape: &Shape) -> Result<Parts, PipelineError> {
-    let model = find_model(&cx.models, &shape.model)?;
+    let model = match &cx.model {
+        Some(path) => Repository::at(path).map_err(failed)?,
+        None => find_model(&cx.models, &shape.model)?,
+    };
     let family = model.family().map_err(failed)?;
+    if family != shape.family {
+        let reason = format!(
+            "{} holds a model of the line {family}, but {} is of the line {}; name a model_id of its line",
+            model.root().display(),
+            shape.model,
+            shape.family
+        );
+        return Err(failed(reason));
+    }
     (cx.progress)(&format!("reading {}", model.root().display()));
     let loras = loras(&cx.models, shape, family)?;
     let schedule = match model.json(Path::new("scheduler/scheduler_config.json")) {

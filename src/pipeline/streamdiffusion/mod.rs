@@ -18,6 +18,8 @@ mod tests;
 
 use serde_json::Value;
 
+use crate::models::weights::Family;
+
 use super::{Checked, FrameProcessor, LoadContext, ParamError, Params, Pipeline, PipelineError};
 
 /// The pipeline `streamdiffusion` and its variants, which differ in what they load before the first stream.
@@ -48,6 +50,15 @@ impl StreamDiffusion {
     /// `streamdiffusion-sdxl`
     pub const SDXL: Self =
         Self { name: "streamdiffusion-sdxl", model: "stabilityai/sdxl-turbo", prompt: "flowers", t_index: &[36] };
+}
+
+/// The `model_id` that stands for any model of `family`, for weights that are given by their path.
+pub fn name_of(family: Family) -> &'static str {
+    match family {
+        Family::Sd1 => "Lykon/dreamshaper-8",
+        Family::Sd2 => "stabilityai/sd-turbo",
+        Family::Sdxl => "stabilityai/sdxl-turbo",
+    }
 }
 
 impl Pipeline for StreamDiffusion {

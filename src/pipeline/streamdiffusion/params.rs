@@ -11,16 +11,17 @@ use super::controls::{self, Control};
 use crate::frame::Size;
 use crate::models::blend::Blend;
 use crate::models::stream::Guidance;
+use crate::models::weights::Family;
 use crate::pipeline::params::{BASE, Field, Kind};
 use crate::pipeline::{Checked, ParamError, Params};
 
 /// The models that requests may name, with the family of each.
 pub(super) const MODELS: &[(&str, Family)] = &[
-    ("stabilityai/sd-turbo", Family::Sd21),
+    ("stabilityai/sd-turbo", Family::Sd2),
     ("stabilityai/sdxl-turbo", Family::Sdxl),
-    ("prompthero/openjourney-v4", Family::Sd15),
-    ("Lykon/dreamshaper-8", Family::Sd15),
-    (TINY, Family::Sd15),
+    ("prompthero/openjourney-v4", Family::Sd1),
+    ("Lykon/dreamshaper-8", Family::Sd1),
+    (TINY, Family::Sd1),
 ];
 
 /// The model that is made up on the spot.
@@ -30,14 +31,6 @@ pub(super) const TINY: &str = "weir/tiny";
 const PROMPT: usize = 10_000;
 /// Most prompts or seeds of a blend.
 const MIXTURE: usize = 16;
-
-/// Lines of models that share their ControlNets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Family {
-    Sd15,
-    Sd21,
-    Sdxl,
-}
 
 /// What is blended, with weights, and how.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +44,8 @@ pub(super) struct Mixture<T> {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Shape {
     pub model: String,
+    /// The line of models that it belongs to.
+    pub family: Family,
     pub size: Size,
     pub steps: usize,
     pub guidance: Guidance,
@@ -344,7 +339,7 @@ impl Settings {
         let value = |key: &str| values.get(key).unwrap_or(&Value::Null);
         let how = |key: &str| if text(key) == "slerp" { Blend::Slerp } else { Blend::Linear };
         let model = text("model_id");
-        let family = MODELS.iter().find(|(name, _)| *name == model).map_or(Family::Sd15, |(_, family)| *family);
+        let family = MODELS.iter().find(|(name, _)| *name == model).map_or(Family::Sd1, |(_, family)| *family);
         let inference_steps = u32::try_from(count("num_inference_steps")).unwrap_or(50);
         let t_index = t_index(value("t_index_list"), inference_steps)?;
         let controls: Vec<Control> = controls::read(value("controlnets"), family, model)?;
@@ -357,6 +352,7 @@ impl Settings {
         Ok(Self {
             shape: Shape {
                 model: model.to_owned(),
+                family,
                 size: checked.size,
                 steps: t_index.len(),
                 guidance,
