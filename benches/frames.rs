@@ -100,11 +100,12 @@ fn measure(bencher: Bencher<'_, '_>, traced: bool) {
         seq += 1;
         meter.arrived();
         meter.busy(Duration::from_millis(10));
-        metrics.published(Kind::Processed, &stamps);
         meter.sent(10_000);
         let (pixels, revision) = (SIZE.pixels(), meter.revision());
         let (kind, pts) = (Kind::Processed, Timestamp(seq as i64 * 3000));
-        meter.published(&FrameRecord { session: 1, seq, pts, stamps, kind, pixels, bytes: 10_000, revision });
+        let record = FrameRecord { session: 1, seq, pts, stamps, kind, pixels, bytes: 10_000, revision };
+        metrics.published(&record);
+        meter.published(&record);
         if seq % 4096 == 0
             && let Some(trace) = &mut trace
         {

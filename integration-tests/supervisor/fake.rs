@@ -175,7 +175,7 @@ impl Fake {
                         ToEngine::Stop { session, reason } if life.stops => {
                             out.push(FromEngine::Ended { session, reason, fault: false });
                         }
-                        ToEngine::Scrape { id } => {
+                        ToEngine::Scrape { id, .. } => {
                             out.push(FromEngine::Metrics { id, text: format!("weir_fake_lives {number}\n") });
                         }
                         ToEngine::Describe { id } => {

@@ -441,9 +441,10 @@ fn sent_frame(shared: &Shared, sent: bool, seq: u64, pts: Timestamp, mut stamps:
     }
     let now = Instant::now();
     stamps.published = Some(now);
-    shared.metrics.published(kind, &stamps);
     let (pixels, revision) = (shared.meter.output_size().pixels(), shared.meter.revision());
-    shared.meter.published(&FrameRecord { session: shared.id, seq, pts, stamps, kind, pixels, bytes, revision });
+    let record = FrameRecord { session: shared.id, seq, pts, stamps, kind, pixels, bytes, revision };
+    shared.metrics.published(&record);
+    shared.meter.published(&record);
     if kind.is_answer() {
         shared.last_output.set(now);
         if shared.frames_out.fetch_add(1, Ordering::Relaxed) == 0 {

@@ -11,12 +11,14 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::abandon::abandon;
 use super::config::Config;
+use super::events::unix_ms;
 use super::model::{Model, Said};
 use super::session::{Deps, Handle, Order};
 use super::shared::BUFFERS;
 use super::trace;
 use crate::frame::FramePool;
 use crate::link::{FromEngine, LinkError, Outcome, Phase, Reader, StreamRequest, ToEngine, Writer};
+use crate::metering::openmetrics::Exposition;
 use crate::metering::{Metrics, Tracer};
 use crate::pipeline::{Pipeline, registry};
 use crate::trickle::Client;
@@ -363,9 +365,11 @@ impl Host {
                 });
                 self.supervisor.send(FromEngine::Described { id, value }).await;
             }
-            ToEngine::Scrape { id } => {
+            ToEngine::Scrape { id, openmetrics } => {
                 self.sessions.values().for_each(Handle::show_queues);
-                self.supervisor.send(FromEngine::Metrics { id, text: self.metrics.text() }).await;
+                let form = if openmetrics { Exposition::OpenMetrics } else { Exposition::Text };
+                let text = self.metrics.exposed(form, Instant::now(), unix_ms());
+                self.supervisor.send(FromEngine::Metrics { id, text }).await;
             }
             ToEngine::Trace { id, seconds } => {
                 let (supervisor, listener) = (self.supervisor.clone(), trace::listen(&self.tracer));

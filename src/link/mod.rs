@@ -140,6 +140,8 @@ pub enum ToEngine {
     Scrape {
         /// Of the reply.
         id: u64,
+        /// As OpenMetrics, without its last line; else as Prometheus text.
+        openmetrics: bool,
     },
     /// Watches every frame for a while, then answers with [`FromEngine::Traced`].
     Trace {
@@ -285,7 +287,7 @@ pub enum FromEngine {
         /// True when it ended because of a fault on our side.
         fault: bool,
     },
-    /// Prometheus text of the engine's own registry.
+    /// The engine's own registry, in the form that was asked for.
     Metrics {
         /// Of the request.
         id: u64,

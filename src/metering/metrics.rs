@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use prometheus::{
     Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::record::{Kind, Place, Stage};
-use crate::frame::Stamps;
+use super::exemplars::{BOUNDS, Exemplars, STAGE_SECONDS};
+use super::openmetrics::{self, Exposition};
+use super::record::{FrameRecord, Kind, Place, Stage};
 
 /// A queue of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,7 +56,7 @@ const TRICKLE: [(&str, &[&str]); 2] = [
 ];
 
 /// Counters and histograms of one engine. What is counted is summed over its sessions; what is looked at (queues,
-/// channels, codecs) carries the slot of its session as a label. No call for a frame takes a lock.
+/// channels, codecs) carries the slot of its session as a label. No call for a frame waits for a lock.
 pub struct Metrics {
     registry: Registry,
     /// Frames decoded.
@@ -90,6 +92,7 @@ pub struct Metrics {
     codecs: IntGaugeVec,
     /// What `codecs` shows, by slot.
     shown: Mutex<BTreeMap<usize, [String; 2]>>,
+    exemplars: Exemplars,
 }
 
 impl Metrics {
@@ -112,9 +115,7 @@ impl Metrics {
         let published = counters("weir_frames_published_total", "Frames handed to the output, by picture.", &["kind"])?;
         let dropped = counters("weir_frames_dropped_total", "Frames that were not published, by place.", &["place"])?;
         let stages = HistogramVec::new(
-            HistogramOpts::new("weir_stage_seconds", "Time of a published frame in each stage.").buckets(vec![
-                0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.033, 0.05, 0.066, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
-            ]),
+            HistogramOpts::new(STAGE_SECONDS, "Time of a published frame in each stage.").buckets(BOUNDS.to_vec()),
             &["stage"],
         )?;
         registry.register(Box::new(stages.clone()))?;
@@ -172,6 +173,7 @@ impl Metrics {
             load_seconds,
             first_frame,
             codecs,
+            exemplars: Exemplars::new(),
             shown: Mutex::default(),
             registry,
         })
@@ -221,12 +223,16 @@ impl Metrics {
     }
 
     /// A frame was handed to the output.
-    pub fn published(&self, kind: Kind, stamps: &Stamps) {
-        self.published[kind as usize].inc();
+    pub fn published(&self, frame: &FrameRecord) {
+        self.published[frame.kind as usize].inc();
         self.passed(Queue::Publish);
+        let mut note = self.exemplars.note();
         for stage in Stage::ALL {
-            if let Some(span) = stage.span(stamps) {
-                self.stages[stage as usize].observe(span.as_secs_f64());
+            let Some(span) = stage.span(&frame.stamps) else { continue };
+            let seconds = span.as_secs_f64();
+            self.stages[stage as usize].observe(seconds);
+            if let Some(note) = &mut note {
+                note.took(frame, stage, seconds);
             }
         }
     }
@@ -261,6 +267,14 @@ impl Metrics {
         }
     }
 
+    /// Everything as text, in the form that was asked for. `now` is also `unix_ms`.
+    pub fn exposed(&self, form: Exposition, now: Instant, unix_ms: u64) -> String {
+        match form {
+            Exposition::Text => self.text(),
+            Exposition::OpenMetrics => openmetrics::write(&self.registry.gather(), self.exemplars.at(now, unix_ms)),
+        }
+    }
+
     /// Prometheus text, version 0.0.4.
     pub fn text(&self) -> String {
         let mut bytes = Vec::with_capacity(16 * 1024);
@@ -277,6 +291,38 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::frame::{Stamps, Timestamp};
+
+    fn record(kind: Kind, stamps: Stamps) -> FrameRecord {
+        FrameRecord { session: 4, seq: 77, pts: Timestamp(0), stamps, kind, pixels: 1, bytes: 2, revision: 0 }
+    }
+
+    #[test]
+    fn a_frame_stands_for_the_buckets_that_it_fell_into() {
+        let metrics = Metrics::new().unwrap();
+        let start = Instant::now();
+        let (started, done) = (Some(start), Some(start + Duration::from_millis(10)));
+        let published = Some(start + Duration::from_secs(6));
+        let stamps = Stamps { started, done, received: started, published, ..Stamps::default() };
+        metrics.published(&record(Kind::Processed, stamps));
+        let text = metrics.exposed(Exposition::OpenMetrics, start + Duration::from_secs(7), 1_000_000);
+        let marked: Vec<&str> = text.lines().filter(|line| line.contains(" # ")).collect();
+        assert_eq!(
+            marked,
+            [
+                // Ten milliseconds belong to the bucket that ends there.
+                "weir_stage_seconds_bucket{stage=\"model\",le=\"0.01\"} 1 # {session=\"4\",frame=\"77\"} 0.01 999.000",
+                "weir_stage_seconds_bucket{stage=\"total\",le=\"+Inf\"} 1 # {session=\"4\",frame=\"77\"} 6 999.000",
+            ]
+        );
+        assert!(text.contains("# TYPE weir_frames_published counter\n"));
+        assert_eq!(metrics.exposed(Exposition::Text, start, 0), metrics.text());
+        // A counter without this ending would have another name in the two forms.
+        for family in metrics.registry.gather() {
+            let counter = family.get_field_type() == prometheus::proto::MetricType::COUNTER;
+            assert_eq!(counter, family.name().ends_with("_total"), "{}", family.name());
+        }
+    }
 
     #[test]
     fn a_frame_moves_its_counters_and_histograms() {
@@ -292,7 +338,7 @@ mod tests {
             published: at(18),
             ..Stamps::default()
         };
-        metrics.published(Kind::Processed, &stamps);
+        metrics.published(&record(Kind::Processed, stamps));
         metrics.drops_at(Place::Input, 3);
         let text = metrics.text();
         for line in [
@@ -345,7 +391,8 @@ mod tests {
     fn a_stage_that_was_not_reached_is_not_measured() {
         let metrics = Metrics::new().unwrap();
         let now = Instant::now();
-        metrics.published(Kind::Overlay, &Stamps { received: Some(now), published: Some(now), ..Stamps::default() });
+        let stamps = Stamps { received: Some(now), published: Some(now), ..Stamps::default() };
+        metrics.published(&record(Kind::Overlay, stamps));
         let text = metrics.text();
         assert!(text.contains("weir_stage_seconds_count{stage=\"model\"} 0"));
         assert!(text.contains("weir_stage_seconds_count{stage=\"total\"} 1"));

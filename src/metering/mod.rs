@@ -5,6 +5,7 @@
 //! | [`Metrics`] | frames of every stream | counters and histograms for Prometheus |
 //! | [`Meter`] | frames of one stream | [`Interval`]s that sum to the stream |
 //! | [`Debit`] | beginnings of input segments | the pixels that an orchestrator debits |
+//! | [`openmetrics`] | counters and histograms | OpenMetrics text with exemplars |
 //! | [`ledger`] | intervals | lines that cannot be changed or lost unseen |
 //! | [`Price`] | pixels | money |
 //! | [`Tracer`] | frames | a trace that Perfetto opens |
@@ -14,10 +15,12 @@
 //! with whoever closes an interval.
 
 mod debit;
+mod exemplars;
 mod interval;
 pub mod ledger;
 mod meter;
 mod metrics;
+pub mod openmetrics;
 mod price;
 mod record;
 mod trace;

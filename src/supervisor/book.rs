@@ -143,7 +143,6 @@ pub(super) struct Book {
     loading_since: Option<Instant>,
     word: Word,
     restarts: u32,
-    metrics_text: String,
     accounts: Accounts,
     /// What the GPU at work tells, by the supervisor's hardware.
     gpu: Option<GpuNow>,
@@ -182,7 +181,6 @@ impl Book {
             loading_since: Some(now),
             word: Word::Loading,
             restarts: 0,
-            metrics_text: String::new(),
             accounts: Accounts::default(),
             gpu: None,
         }
@@ -329,11 +327,6 @@ impl Book {
         self.pending.remove(&id);
     }
 
-    /// The engine's last Prometheus text.
-    pub fn metrics_text(&self) -> String {
-        self.metrics_text.clone()
-    }
-
     /// The engine is about to be started.
     pub fn engine_starts(&mut self, now: Instant) {
         self.engine = Engine::Loading("starting".into());
@@ -438,13 +431,7 @@ impl Book {
             }
             FromEngine::Metered { session, interval } => notes.extend(self.metered(session, interval)),
             FromEngine::Ended { session, reason, fault } => notes.extend(self.ended(session, &reason, fault)),
-            FromEngine::Metrics { id, text } => {
-                self.metrics_text.clone_from(&text);
-                if let Some(Pending::Text(waiter)) = self.pending.remove(&id) {
-                    let _ = waiter.send(text);
-                }
-            }
-            FromEngine::Traced { id, text } => {
+            FromEngine::Metrics { id, text } | FromEngine::Traced { id, text } => {
                 if let Some(Pending::Text(waiter)) = self.pending.remove(&id) {
                     let _ = waiter.send(text);
                 }

@@ -18,6 +18,7 @@ use super::hardware::{Gpu, Hardware};
 use super::ledger::Ledger;
 use super::metrics::Metrics;
 use crate::link::{FromEngine, Outcome, StreamRequest, ToEngine};
+use crate::metering::openmetrics::{self, Exposition};
 
 /// How long a start waits for an engine that is being replaced, and for its answer.
 pub(super) const START_WAIT: Duration = Duration::from_secs(3);
@@ -70,6 +71,8 @@ pub(super) struct Hub {
     ledger: Mutex<Option<Ledger>>,
     /// What live runners' sessions share.
     pub live: Live,
+    /// The engine's last text, as Prometheus text and as OpenMetrics.
+    last_scrape: Mutex<[String; 2]>,
     /// Cancelled when the process is to end.
     pub ending: CancellationToken,
     book: Mutex<Book>,
@@ -94,6 +97,7 @@ impl Hub {
         Ok(Arc::new(Self {
             metrics,
             ledger: Mutex::new(Some(ledger)),
+            last_scrape: Mutex::default(),
             hardware: Hardware::default(),
             live: Live::new(&config.runner),
             ending: CancellationToken::new(),
@@ -246,8 +250,9 @@ impl Hub {
         drop(ledger);
     }
 
-    /// Our numbers and the engine's, as Prometheus text. The engine has a second to give fresh ones.
-    pub async fn scrape(&self) -> String {
+    /// Our numbers and the engine's, in the form that was asked for. The engine has a second to give fresh ones; after
+    /// that its last ones in this form are shown.
+    pub async fn scrape(&self, form: Exposition) -> String {
         {
             let book = self.book();
             self.metrics.sessions.set(book.in_use() as i64);
@@ -255,18 +260,23 @@ impl Hub {
             self.metrics.warm.set(i64::from(book.warm()));
         }
         self.metrics.show_gpus(&self.hardware.gpus().await);
+        let openmetrics = form == Exposition::OpenMetrics;
         // No engine, no wait.
         let there = self.link.borrow().is_some();
         let fresh = match there {
-            true => self.ask(SCRAPE_WAIT, Pending::Text, |id| ToEngine::Scrape { id }).await.ok(),
+            true => self.ask(SCRAPE_WAIT, Pending::Text, |id| ToEngine::Scrape { id, openmetrics }).await.ok(),
             false => None,
         };
-        let engine = fresh.unwrap_or_else(|| self.book().metrics_text());
-        let mut text = self.metrics.text();
-        if !text.ends_with('\n') {
-            text.push('\n');
-        }
-        text + &engine
+        let engine = {
+            let mut last = self.last_scrape.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = &mut last[usize::from(openmetrics)];
+            if let Some(fresh) = fresh {
+                *last = fresh;
+            }
+            last.clone()
+        };
+        let end = if openmetrics { openmetrics::END } else { "" };
+        format!("{}{engine}{end}", self.metrics.text(form))
     }
 
     /// Waits for start requests that are still under way.

@@ -3,6 +3,12 @@
 use prometheus::{Encoder, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::hardware::Gpus;
+use crate::metering::openmetrics::{self, Exposition};
+
+/// Why an engine is replaced.
+const CAUSES: [&str; 6] = ["spawn", "exit", "hang", "slow_load", "load", "link"];
+/// What becomes of a start request.
+const OUTCOMES: [&str; 4] = ["accepted", "refused", "full", "failed"];
 
 /// Counters and gauges of the supervisor. Names begin with `weir_supervisor_`, except for `version`.
 #[derive(Clone)]
@@ -92,12 +98,20 @@ impl Metrics {
             &["gpu", "kind"],
         )?;
         registry.register(Box::new(gpu.clone()))?;
+        // A counter that first shows when it is 1 has not grown for those who watch: every label is there from the start.
+        let full = |vector: IntCounterVec, labels: &[&str]| {
+            labels.iter().for_each(|label| drop(vector.with_label_values(&[label])));
+            vector
+        };
         Ok(Self {
-            starts: vector("starts_total", "Start requests by outcome.", &["outcome"])?,
+            starts: full(vector("starts_total", "Start requests by outcome.", &["outcome"])?, &OUTCOMES),
             requests: vector("http_requests_total", "Requests by route and status code.", &["route", "code"])?,
-            failures: vector("engine_failures_total", "Engine failures by cause.", &["cause"])?,
+            failures: full(vector("engine_failures_total", "Engine failures by cause.", &["cause"])?, &CAUSES),
             resumed: counter("sessions_resumed_total", "Sessions handed to a new engine.")?,
-            ended: vector("sessions_ended_total", "Sessions that ended, by whose fault it was.", &["fault"])?,
+            ended: full(
+                vector("sessions_ended_total", "Sessions that ended, by whose fault it was.", &["fault"])?,
+                &["true", "false"],
+            ),
             connections_refused: counter("connections_refused_total", "Connections closed because all were in use.")?,
             connections_evicted: counter("connections_evicted_total", "Idle connections closed to make room.")?,
             byoc_calls: vector(
@@ -165,8 +179,11 @@ impl Metrics {
         self.runner_registered.set(i64::from(registered));
     }
 
-    /// The numbers as Prometheus text.
-    pub fn text(&self) -> String {
+    /// The numbers as text.
+    pub fn text(&self, form: Exposition) -> String {
+        if form == Exposition::OpenMetrics {
+            return openmetrics::write(&self.registry.gather(), |_, _, _| None);
+        }
         let mut out = Vec::new();
         // Writing to memory does not fail.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut out);
@@ -211,7 +228,7 @@ mod tests {
         let build = format!("weir_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
         metrics.byoc(true, true);
         metrics.heartbeat(true, true);
-        let text = metrics.text();
+        let text = metrics.text(Exposition::Text);
         let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         let expected = [
             "version{app=\"ai-runner\",version=\"1.2.3\"} 1",
@@ -238,6 +255,11 @@ mod tests {
             "weir_supervisor_connections_evicted_total 0",
             "weir_supervisor_connections_refused_total 0",
             "weir_supervisor_engine_failures_total{cause=\"exit\"} 1",
+            "weir_supervisor_engine_failures_total{cause=\"hang\"} 0",
+            "weir_supervisor_engine_failures_total{cause=\"link\"} 0",
+            "weir_supervisor_engine_failures_total{cause=\"load\"} 0",
+            "weir_supervisor_engine_failures_total{cause=\"slow_load\"} 0",
+            "weir_supervisor_engine_failures_total{cause=\"spawn\"} 0",
             "weir_supervisor_engine_load_milliseconds 0",
             "weir_supervisor_engine_warm 0",
             "weir_supervisor_http_requests_total{code=\"200\",route=\"/health\"} 1",
@@ -245,9 +267,17 @@ mod tests {
             "weir_supervisor_runner_registered 1",
             "weir_supervisor_sessions 0",
             "weir_supervisor_sessions_ended_total{fault=\"false\"} 1",
+            "weir_supervisor_sessions_ended_total{fault=\"true\"} 0",
             "weir_supervisor_sessions_resumed_total 0",
             "weir_supervisor_starts_total{outcome=\"accepted\"} 1",
+            "weir_supervisor_starts_total{outcome=\"failed\"} 0",
+            "weir_supervisor_starts_total{outcome=\"full\"} 0",
+            "weir_supervisor_starts_total{outcome=\"refused\"} 0",
         ];
         assert_eq!(lines, expected);
+        for family in metrics.registry.gather() {
+            let counter = family.get_field_type() == prometheus::proto::MetricType::COUNTER;
+            assert_eq!(counter, family.name().ends_with("_total"), "{}", family.name());
+        }
     }
 }

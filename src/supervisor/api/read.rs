@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::metering::openmetrics::Exposition;
 use crate::supervisor::hardware::{GPUComputeInfo, GPUUtilizationInfo};
 use crate::supervisor::hub::Hub;
 
@@ -121,8 +122,10 @@ pub(super) async fn hardware_stats(State(hub): State<Arc<Hub>>) -> Json<Hardware
     })
 }
 
-/// Prometheus text.
-pub(super) async fn metrics(State(hub): State<Arc<Hub>>) -> Response {
-    let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], hub.scrape().await).into_response()
+/// Prometheus text, or OpenMetrics with exemplars for those who ask for it.
+pub(super) async fn metrics(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let form = Exposition::wanted(&accept.collect::<Vec<_>>().join(","));
+    let kind = [(header::CONTENT_TYPE, form.content_type()), (header::VARY, "Accept")];
+    (kind, hub.scrape(form).await).into_response()
 }
