@@ -93,6 +93,7 @@ async fn a_template_and_a_pod_are_made_and_nothing_is_left_of_what_fails() {
         (Some(KEY), vec!["--image", "weir:cuda"], "registry"),
         (Some(KEY), with(&["--set", "AUTH_TOKEN=x"]), "secret"),
         (Some(KEY), with(&["--model-id", "a b"]), "--model-id"),
+        (Some(KEY), with(&["--model", "org/name; reboot"]), "ORG/NAME"),
     ] {
         let output = create(&api, key, &arguments).await;
         assert!(!output.status.success() && said(&output).contains(word), "{arguments:?}: {}", said(&output));
@@ -130,6 +131,9 @@ async fn a_template_and_a_pod_are_made_and_nothing_is_left_of_what_fails() {
     );
     let pod = account.pods.lock().unwrap()[0].clone();
     assert_eq!((&pod["templateId"], &pod["gpuTypeIds"]), (&json!("t1"), &json!(["NVIDIA L4"])));
+
+    let dry = create(&api, None, &with(&["--dry-run", "--model", "org/name"])).await;
+    assert!(said(&dry).contains("weir models pull org/name; } && exec weir serve"), "{}", said(&dry));
 
     // A second time the template is changed, not made twice.
     let output = create(&api, Some(KEY), &with(&[])).await;
