@@ -82,3 +82,30 @@ fn the_json_files_of_deployment_are_json() {
         assert!(read.is_ok(), "{path}: {read:?}");
     }
 }
+
+#[test]
+fn every_script_helps_and_refuses_what_it_does_not_know() {
+    let run = |name: &str, argument: &str| {
+        let output = std::process::Command::new(root().join(name)).arg(argument).output().unwrap();
+        (output.status.code(), super::said(&output))
+    };
+    for name in [
+        "scripts/ansible-check",
+        "scripts/check",
+        "scripts/container",
+        "scripts/fuzz",
+        "scripts/image",
+        "scripts/lab",
+        "scripts/prepare-models",
+        "scripts/runpod/create",
+        "scripts/setup",
+        "scripts/test",
+        "docker/cuda-libraries",
+        "docker/engine",
+    ] {
+        let (code, text) = run(name, "--help");
+        assert!(code == Some(0) && text.to_lowercase().contains("usage"), "{name} --help: {code:?} {text}");
+        let (code, text) = run(name, "--no-such-flag");
+        assert!(code != Some(0) && !text.is_empty(), "{name} --no-such-flag: {code:?} {text}");
+    }
+}
