@@ -124,12 +124,28 @@ async fn two_containers_side_by_side_one_of_them_read_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs Docker: scripts/container"]
-async fn a_model_id_that_is_not_served_is_an_error_with_its_reason() {
-    let container = Container::start(&Options::managed("segment_anything_2")).await;
-    let answer = container.until_health("ERROR", Duration::from_secs(10)).await;
-    let detail = answer["detail"].as_str().unwrap();
-    assert!(detail.contains("segment_anything_2") && detail.contains("noop"), "{detail}");
-    assert_eq!(container.exec(&["weir", "health"]).await, 1);
+async fn what_cannot_be_served_is_an_error_with_its_reason() {
+    // A model id that nobody knows, and one whose weights are not there.
+    for (id, words) in
+        [("segment_anything_2", ["segment_anything_2", "noop"]), ("streamdiffusion", ["sd-turbo", "/models"])]
+    {
+        let container = Container::start(&Options::managed(id)).await;
+        let answer = container.until_health("ERROR", Duration::from_secs(20)).await;
+        let detail = answer["detail"].as_str().unwrap();
+        assert!(words.iter().all(|word| detail.contains(word)), "{id}: {detail}");
+        assert_eq!(container.exec(&["weir", "health"]).await, 1);
+        container.remove().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Docker: scripts/container"]
+async fn streamdiffusion_loads_on_a_read_only_root() {
+    let environment = &[r#"WEIR_ENGINE_INITIAL_PARAMS={"model_id":"weir/tiny"}"#];
+    let options = Options { read_only: true, environment, ..Options::managed("streamdiffusion") };
+    let container = Container::start(&options).await;
+    assert_eq!(container.first_health().await, "LOADING");
+    container.until_health("IDLE", Duration::from_secs(120)).await;
     container.remove().await;
 }
 
