@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use divan::Bencher;
 use weir::frame::{FramePool, PixelFormat, Size, Stamps, Timestamp, VideoFrame};
-use weir::inference::Config;
+use weir::inference::{Config, Runtime, Session};
 use weir::metering::{Carry, Clock, FrameRecord, Kind, Meter, Metrics, Tracer};
 use weir::pipeline::overlay::Overlay;
-use weir::pipeline::{FrameProcessor, LoadContext, Params, registry};
+use weir::pipeline::{FrameProcessor, LoadContext, Params, invert, registry};
 
 const SIZE: Size = Size::new(512, 512);
 
@@ -112,4 +112,19 @@ fn measure(bencher: Bencher<'_, '_>, traced: bool) {
             divan::black_box(trace.take());
         }
     });
+}
+
+/// What a run costs beside the graph: one over eight pixels, fed, held and fetched.
+#[divan::bench]
+fn run(bencher: Bencher<'_, '_>) {
+    let config = Config { threads: 1, ..Config::default() };
+    let runtime = Runtime::load(&config).unwrap_or_else(|error| panic!("{error}"));
+    let model = invert::graph(Size::new(4, 2)).and_then(|model| model.to_bytes()).expect("a graph");
+    let mut session = Session::from_bytes(runtime, &config, &model).expect("a session");
+    let frame = session.input::<u8>("frame", &[1, 2, 4, 3]).expect("an input");
+    let strength = session.input::<f32>("strength", &[1]).expect("an input");
+    let out = session.output::<u8>("frame_out", &[1, 2, 4, 3]).expect("an output");
+    session.hold(&strength, &[1.0]).expect("held");
+    let (from, mut to) = ([7_u8; 24], [0_u8; 24]);
+    bencher.bench_local(|| session.run(&[frame.feed(&from)], &mut [out.fetch(&mut to)]).expect("runs"));
 }

@@ -1,5 +1,6 @@
 //! Graphs through the real ONNX Runtime. `scripts/setup` fetches the library; without it these tests fail.
 
+mod carried;
 mod operators;
 
 use std::sync::Mutex;
@@ -132,9 +133,10 @@ fn a_provider_that_is_not_there_is_an_error_that_names_it() {
     for provider in [Provider::Cuda, Provider::Tensorrt] {
         let config = Config { provider, ..Config::default() };
         let error = Session::from_bytes(runtime(), &config, &model).err().expect("the fetched library has no GPU");
-        assert!(matches!(&error, InferenceError::Provider { provider: named, .. } if *named == provider), "{error}");
-        let name = if provider == Provider::Cuda { "CUDA" } else { "TensorRT" };
-        assert!(error.to_string().contains(name), "{error}");
+        assert!(matches!(&error, InferenceError::Missing { provider: named, .. } if *named == provider), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("libonnxruntime_providers_cuda.so is not beside it; use the cuda image"), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
     }
     Session::from_bytes(runtime(), &Config::default(), &model).expect("the CPU goes on working");
 }

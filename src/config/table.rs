@@ -712,6 +712,22 @@ pub const SETTINGS: &[Setting] = &[
         "Path of `libonnxruntime.so`; empty looks in the usual places."
     ),
     row!(
+        "inference.engine_cache",
+        None,
+        maybe_path,
+        engine.inference.engine_cache,
+        Ok::<_, String>,
+        "Folder in which TensorRT's engines are kept; empty for `weir--engines` below the models."
+    ),
+    row!(
+        "inference.engine_cache_size",
+        None,
+        size,
+        engine.inference.engine_cache_size,
+        |bytes| within(bytes, 1 << 20, 1 << 44),
+        "Bytes that all kept engines may have together; those that were not used for longest are removed."
+    ),
+    row!(
         "metering.interval",
         None,
         time,

@@ -29,7 +29,7 @@ impl fmt::Display for Provider {
 }
 
 /// Settings of ONNX Runtime.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
     /// Where graphs run.
@@ -40,6 +40,21 @@ pub struct Config {
     pub threads: u32,
     /// Path of `libonnxruntime.so`; `None` looks in the usual places.
     pub library: Option<PathBuf>,
-    /// Folder where TensorRT keeps its engines and timing data between runs; `None` builds them anew each time.
+    /// Folder where TensorRT's engines and timings stay between runs; `None` builds them anew each time.
     pub engine_cache: Option<PathBuf>,
+    /// Bytes that all engines may have together; those that were not used for longest go.
+    pub engine_cache_size: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            provider: Provider::default(),
+            device: 0,
+            threads: 0,
+            library: None,
+            engine_cache: None,
+            engine_cache_size: 40 << 30,
+        }
+    }
 }

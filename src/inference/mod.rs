@@ -18,14 +18,22 @@
 //! # }
 //! ```
 
+mod bound;
 mod config;
+mod device;
+mod engines;
 mod ffi;
 mod library;
+mod memory;
+mod ports;
+mod provider;
 mod session;
 
 pub use config::*;
+pub use device::{Gpu, gpu};
 pub use library::{Runtime, probe};
-pub use session::{Element, Feed, Fetch, Input, Output, Port, Session};
+pub use ports::{Element, Feed, Fetch, Input, Output, Port};
+pub use session::{Graph, Load, Session};
 
 /// What can go wrong between a graph and its result.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +77,16 @@ pub enum InferenceError {
         provider: Provider,
         /// The library's own message.
         message: String,
+    },
+    /// Something that the provider needs is not there. Known before anything is loaded.
+    #[error("the {provider} provider cannot be used: {what}; {remedy}")]
+    Missing {
+        /// The provider asked for.
+        provider: Provider,
+        /// What is missing, and how that is known.
+        what: String,
+        /// What to do.
+        remedy: String,
     },
     /// The graph was refused.
     #[error("the graph cannot load: {0}")]

@@ -4,7 +4,7 @@ use super::params::{Field, Kind, Table, Unknown, number};
 use super::{Applied, Checked, FrameProcessor, LoadContext, ParamError, Params, Pipeline, PipelineError};
 use crate::frame::{FramePool, PixelFormat, Size, VideoFrame};
 use crate::graph::{DType, GraphBuilder, GraphError, Model};
-use crate::inference::{InferenceError, Input, Output, Runtime, Session};
+use crate::inference::{Graph, InferenceError, Input, Load, Output, Runtime, Session};
 
 /// Inverts colours by a strength: `out = round(x + (255 − 2x) · strength)` for every byte, halves to the even number.
 pub struct Invert;
@@ -67,7 +67,15 @@ impl Pipeline for Invert {
         (cx.progress)("building the graph");
         let model = graph(size).and_then(|model| model.to_bytes()).map_err(|e| PipelineError::Load(e.to_string()))?;
         (cx.progress)("loading the graph");
-        let mut session = Session::from_bytes(runtime, cx.inference, &model).map_err(failed)?;
+        let engines = cx.engines();
+        let how = Load {
+            name: "invert",
+            frames: true,
+            engines: Some(&engines),
+            progress: Some(cx.progress),
+            ..Load::new(cx.inference)
+        };
+        let mut session = Session::load(runtime, &how, Graph::Bytes(&model)).map_err(failed)?;
         let shape = [1, i64::from(size.height), i64::from(size.width), 3];
         let frame = session.input("frame", &shape).map_err(failed)?;
         let strength = session.input("strength", &[1]).map_err(failed)?;

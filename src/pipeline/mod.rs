@@ -85,6 +85,13 @@ pub struct LoadContext<'a> {
     pub progress: &'a (dyn Fn(&str) + Send + Sync),
 }
 
+impl LoadContext<'_> {
+    /// Where TensorRT's engines are kept: where the configuration says, or below the models.
+    pub fn engines(&self) -> PathBuf {
+        self.inference.engine_cache.clone().unwrap_or_else(|| self.models.join("weir--engines"))
+    }
+}
+
 /// A kind of pipeline: light, shared, and able to judge parameters without a device.
 pub trait Pipeline: Send + Sync {
     /// The name that requests use as `model_id`.

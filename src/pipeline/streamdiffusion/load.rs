@@ -8,7 +8,7 @@ use super::processor::{Parts, Stream, Through};
 use super::similar::Filter;
 use super::text::{Clips, Prompts, TOKENS, Tiny};
 use crate::graph::{DType, Model};
-use crate::inference::{Provider, Runtime, Session};
+use crate::inference::{Graph, Provider, Runtime};
 use crate::models::controlnet::ControlNetConfig;
 use crate::models::schedule::Schedule;
 use crate::models::stream::{self, Mode, Sources, StreamConfig, Vae};
@@ -36,7 +36,7 @@ pub(super) fn load(cx: &LoadContext<'_>, settings: Settings) -> Result<Box<dyn F
         None if cx.inference.provider == Provider::Cpu => DType::F32,
         None => DType::F16,
     };
-    let place = Place::new(runtime, cx.inference, precision, &cx.models.join("weir--graphs"));
+    let place = Place::new(runtime, cx, precision);
     let mut parts = match settings.shape.model == TINY {
         true => made_up(cx, &place, &settings.shape)?,
         false => real(cx, &place, &settings.shape)?,
@@ -114,7 +114,7 @@ fn real(cx: &LoadContext<'_>, place: &Place<'_>, shape: &Shape) -> Result<Parts,
     (cx.progress)("building the graph");
     let config = stream_config(shape, place.precision, unet, vae, controls);
     let all: Vec<&Weights> = [&unet_weights, &vae_weights].into_iter().chain(&control_weights).collect();
-    let session = place.session("stream", &all, |sources| {
+    let session = place.session("stream", true, &all, |sources| {
         let [unet, vae, controls @ ..] = sources else {
             return Err(ModelError::config("model", "weights of two models are needed"));
         };
@@ -184,7 +184,7 @@ fn made_up(cx: &LoadContext<'_>, place: &Place<'_>, shape: &Shape) -> Result<Par
     let (config, model) = tiny_stream(shape, place.precision).map_err(failed)?;
     let onnx = model.to_bytes().map_err(failed)?;
     (cx.progress)("loading the graph");
-    let session = Session::from_bytes(place.runtime, place.inference, &onnx).map_err(failed)?;
+    let session = place.load("stream", true, Graph::Bytes(&onnx))?;
     let prompts = Prompts::new(Box::new(Tiny));
     Ok(Parts { session, config, schedule: Schedule::default(), prompts, filter: None })
 }

@@ -1,17 +1,20 @@
 //! Where graphs and their weights lie while they are loaded.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::graph::{DType, Model};
-use crate::inference::{Config, Runtime, Session};
+use crate::inference::{Config, Graph, Load, Runtime, Session};
 use crate::models::weights::{Pool, Reader, Weights};
 use crate::models::{ModelError, Source};
-use crate::pipeline::PipelineError;
+use crate::pipeline::{LoadContext, PipelineError};
 
 /// Up to so many bytes of weights go into the graph itself; more go into a file beside it, so that they are never in memory
 /// as a whole.
 const INLINE: u64 = 64 << 20;
+
+/// Folder below the models for graphs while they are loaded.
+const GRAPHS: &str = "weir--graphs";
 
 /// Folders of this process so far.
 static FOLDERS: AtomicU64 = AtomicU64::new(0);
@@ -22,6 +25,8 @@ pub(super) struct Place<'a> {
     pub runtime: &'static Runtime,
     pub inference: &'a Config,
     pub precision: DType,
+    progress: &'a (dyn Fn(&str) + Send + Sync),
+    engines: PathBuf,
     folder: PathBuf,
 }
 
@@ -30,17 +35,31 @@ fn failed(error: impl std::fmt::Display) -> PipelineError {
 }
 
 impl<'a> Place<'a> {
-    /// A place below `root`.
-    pub fn new(runtime: &'static Runtime, inference: &'a Config, precision: DType, root: &Path) -> Self {
+    /// A place below the models of `cx`.
+    pub fn new(runtime: &'static Runtime, cx: &LoadContext<'a>, precision: DType) -> Self {
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
-        let folder = root.join(format!("{}-{number}", std::process::id()));
-        Self { runtime, inference, precision, folder }
+        let folder = cx.models.join(GRAPHS).join(format!("{}-{number}", std::process::id()));
+        Self { runtime, inference: cx.inference, precision, progress: cx.progress, engines: cx.engines(), folder }
     }
 
-    /// Builds a graph over `weights`, one source for each, and loads it.
+    /// Loads a graph called `name`; with `frames`, one that is run for every frame.
+    pub fn load(&self, name: &str, frames: bool, graph: Graph<'_>) -> Result<Session, PipelineError> {
+        let load = Load {
+            name,
+            frames,
+            half: self.precision == DType::F16,
+            engines: Some(&self.engines),
+            progress: Some(self.progress),
+            ..Load::new(self.inference)
+        };
+        Session::load(self.runtime, &load, graph).map_err(failed)
+    }
+
+    /// Builds a graph over `weights`, one source for each, and loads it as [`Self::load`].
     pub fn session(
         &self,
         name: &str,
+        frames: bool,
         weights: &[&Weights],
         build: impl FnOnce(&mut [&mut dyn Source]) -> Result<Model, ModelError>,
     ) -> Result<Session, PipelineError> {
@@ -49,7 +68,7 @@ impl<'a> Place<'a> {
             let mut readers: Vec<Reader<'_>> = weights.iter().map(|weights| Reader::inline(weights)).collect();
             let model = build(&mut sources(&mut readers)).map_err(failed)?;
             let onnx = model.to_bytes().map_err(failed)?;
-            return Session::from_bytes(self.runtime, self.inference, &onnx).map_err(failed);
+            return self.load(name, frames, Graph::Bytes(&onnx));
         }
         let io = |error: std::io::Error| failed(format!("{}: {error}", self.folder.display()));
         std::fs::create_dir_all(&self.folder).map_err(io)?;
@@ -67,7 +86,7 @@ impl<'a> Place<'a> {
         }
         let path = self.folder.join(format!("{name}.onnx"));
         model.write(&path).map_err(failed)?;
-        Session::from_file(self.runtime, self.inference, &path).map_err(failed)
+        self.load(name, frames, Graph::File(&path))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The loaded pipeline: one graph a frame, its numbers held as tensors, its state in two buffers that take turns.
+//! The loaded pipeline: one graph a frame, its numbers held as tensors, its state carried from run to run.
 
 use super::noise::noise;
 use super::params::{Live, Settings};
@@ -29,8 +29,6 @@ pub(super) struct Stream {
     ports: Ports,
     settings: Settings,
     pool: FramePool,
-    /// `x_t_buffer` and `stock_noise`, each as read and as written in the current run.
-    state: [[Vec<f32>; 2]; 2],
     /// The last picture, for frames that are skipped.
     last: Vec<u8>,
     /// Whether the last frame was skipped.
@@ -46,8 +44,8 @@ struct Ports {
     timestep: Input<f32>,
     coefficients: [Input<f32>; 4],
     init_noise: Input<f32>,
-    /// `x_t_buffer` and `stock_noise`.
-    state: [Option<(Input<f32>, Output<f32>)>; 2],
+    /// State, carried from run to run, that another seed makes void.
+    stock_noise: Option<Input<f32>>,
     guidance_scale: Option<Input<f32>>,
     delta: Option<Input<f32>>,
     add_noise: Option<Input<f32>>,
@@ -78,16 +76,9 @@ impl Stream {
     pub fn new(parts: Parts, settings: Settings, pool: FramePool) -> Result<Self, PipelineError> {
         let Parts { mut session, config, schedule, prompts, filter } = parts;
         let ports = Ports::find(&mut session, &config).map_err(load_error)?;
-        let [h, w] = config.latent();
-        let row = (config.unet.out_channels * h * w) as usize;
-        let batch = config.batch() as usize;
-        let older = batch - config.frame_buffer as usize;
-        let zeros = |rows: usize| [vec![0.0; rows * row], vec![0.0; rows * row]];
-        let stock = if config.guidance.has_stock_noise() { batch } else { 0 };
         let pixels = PixelFormat::Rgb24.bytes(settings.shape.size);
         let mut stream = Self {
             session,
-            state: [zeros(older), zeros(stock)],
             config,
             schedule,
             prompts,
@@ -103,7 +94,9 @@ impl Stream {
         stream.hold(&settings.live, &numbers).map_err(load_error)?;
         // Once over grey, so that the first frame of a stream is as fast as the next.
         let (grey, mut out) = (vec![128; pixels], vec![0; pixels]);
-        stream.run(&grey, &mut out).map_err(load_error)?;
+        for _ in 0..stream.session.warm_runs() {
+            stream.run(1, &grey, &mut out).map_err(load_error)?;
+        }
         stream.reset();
         Ok(stream)
     }
@@ -161,31 +154,20 @@ impl Stream {
         if let Some(filter) = &mut self.filter {
             filter.hold(live.similar_threshold, live.similar_max_skip)?;
         }
-        if noise.is_some() {
-            self.state[1][0].fill(0.0);
+        match &ports.stock_noise {
+            Some(stock) if noise.is_some() => session.clear(stock),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
-    /// One run of the graph: the state is read from one buffer, written to the other, and they change places.
-    fn run(&mut self, from: &[u8], to: &mut [u8]) -> Result<(), InferenceError> {
-        let Self { session, ports, state, .. } = self;
-        // Borrows of this run's buffers: lists that cannot outlive it.
-        let mut feeds = Vec::with_capacity(3 + ports.conds.len());
-        let mut fetches = Vec::with_capacity(3);
+    /// Runs the graph over one frame, `passes` times on end.
+    fn run(&mut self, passes: u32, from: &[u8], to: &mut [u8]) -> Result<(), InferenceError> {
+        let Self { session, ports, .. } = self;
+        // Borrows of this run's buffers: a list that cannot outlive it.
+        let mut feeds = Vec::with_capacity(1 + ports.conds.len());
         feeds.push(ports.frame.feed(from));
         feeds.extend(ports.conds.iter().map(|cond| cond.feed(from)));
-        fetches.push(ports.out.fetch(to));
-        for (port, [read, written]) in ports.state.iter().zip(state.iter_mut()) {
-            if let Some((input, output)) = port {
-                feeds.push(input.feed(read));
-                fetches.push(output.fetch(written));
-            }
-        }
-        session.run(&feeds, &mut fetches)?;
-        drop(fetches);
-        state.iter_mut().for_each(|[read, written]| std::mem::swap(read, written));
-        Ok(())
+        session.run_times(passes, &feeds, &mut [ports.out.fetch(to)])
     }
 }
 
@@ -206,10 +188,13 @@ impl Ports {
                 return Ok(None);
             }
             let shape = [rows, channels, h, w];
-            let input = session.input(name, &shape)?;
-            Ok::<_, InferenceError>(Some((input, session.output(&format!("{name}_out"), &shape)?)))
+            let input = session.input::<f32>(name, &shape)?;
+            let output = session.output(&format!("{name}_out"), &shape)?;
+            session.carry(&input, &output)?;
+            Ok::<_, InferenceError>(Some(input))
         };
-        let state = [state(STATE[0], batch - frames)?, state(STATE[1], batch)?];
+        state(STATE[0], batch - frames)?;
+        let stock_noise = state(STATE[1], batch)?;
         let step = [steps, 1, 1, 1];
         let pooled = match config.unet.trunk.pooled_dim() {
             None => None,
@@ -232,7 +217,7 @@ impl Ports {
                 session.input("c_out", &step)?,
             ],
             init_noise: session.input("init_noise", &[steps, channels, h, w])?,
-            state,
+            stock_noise,
             guidance_scale: one(session, "guidance_scale")?,
             delta: one(session, "delta")?,
             add_noise: one(session, "add_noise")?,
@@ -283,10 +268,8 @@ impl FrameProcessor for Stream {
         }
         self.skipped = false;
         // New numbers are seen at once: every row goes the whole way with them, from this frame.
-        let passes = if self.refill && self.settings.live.refill { self.config.steps } else { 1 };
-        for _ in 0..passes {
-            self.run(&frame.data, &mut out.data).map_err(frame_error)?;
-        }
+        let passes = if self.refill && self.settings.live.refill { self.config.steps as u32 } else { 1 };
+        self.run(passes, &frame.data, &mut out.data).map_err(frame_error)?;
         self.refill = false;
         if self.filter.is_some() {
             self.last.copy_from_slice(&out.data);
@@ -300,7 +283,10 @@ impl FrameProcessor for Stream {
 
     fn reset(&mut self) {
         self.skipped = false;
-        self.state.iter_mut().flatten().for_each(|buffer| buffer.fill(0.0));
+        if let Err(error) = self.session.clear_all() {
+            // The next frame will fail too, and say so where it is counted.
+            tracing::error!(%error, "The state of the stream before could not be cleared.");
+        }
         self.last.fill(0);
         self.refill = true;
         if let Some(filter) = &mut self.filter {

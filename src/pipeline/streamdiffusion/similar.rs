@@ -1,7 +1,7 @@
 //! The similar-image filter in front of the stream.
 
 use crate::frame::Size;
-use crate::inference::{Config, InferenceError, Input, Output, Runtime, Session};
+use crate::inference::{Config, InferenceError, Input, Output, Provider, Runtime, Session};
 use crate::models::stream::similar;
 use crate::models::synthetic::uniform;
 use crate::pipeline::PipelineError;
@@ -28,11 +28,14 @@ pub(super) struct Filter {
 }
 
 impl Filter {
+    /// The filter on the host, wherever the stream runs: the frame is there, and nothing has to wait for a GPU to know
+    /// whether it gets any work.
     pub fn load(runtime: &Runtime, config: &Config, size: Size) -> Result<Self, PipelineError> {
         let load = |error: &dyn std::fmt::Display| PipelineError::Load(error.to_string());
         let model = similar::build(1, size.height.into(), size.width.into()).map_err(|error| load(&error))?;
         let bytes = model.to_bytes().map_err(|error| load(&error))?;
-        let session = Session::from_bytes(runtime, config, &bytes).map_err(|error| load(&error))?;
+        let host = Config { provider: Provider::Cpu, ..config.clone() };
+        let session = Session::from_bytes(runtime, &host, &bytes).map_err(|error| load(&error))?;
         Self::new(session, size).map_err(|error| load(&error))
     }
 

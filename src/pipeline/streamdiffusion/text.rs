@@ -131,7 +131,7 @@ impl Clips {
                 weights.merge(lora, part, *scale).map_err(failed)?;
             }
             let name = format!("text_encoder_{number}");
-            let session = place.session(&name, &[&weights], |sources| {
+            let session = place.session(&name, false, &[&weights], |sources| {
                 let [source] = sources else { return Err(ModelError::config("text_encoder", "one source is needed")) };
                 clip::graph(&config, &mut **source, place.precision, hidden)
             })?;
