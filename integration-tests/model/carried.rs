@@ -1,7 +1,7 @@
 //! State that is carried from run to run, and the way that frames take on a GPU, tried with memory of the host.
 
 use weir::graph::{DType, GraphBuilder};
-use weir::inference::{Config, Graph, Input, Load, Output, Provider, Session};
+use weir::inference::{Config, Graph, InferenceError, Input, Load, Needs, Output, Provider, Session};
 
 use super::runtime;
 
@@ -91,4 +91,17 @@ fn what_was_captured_keeps_its_addresses() {
     let error = adder.session.run(&feeds, &mut [adder.seen.fetch(&mut seen)]).expect_err("captured");
     assert!(error.to_string().contains("captured"), "{error}");
     assert_eq!(adder.run(1, 0.0), 9.0, "the session stays usable");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_it_is_loaded() {
+    let config = Config { threads: 1, ..Config::default() };
+    let needs = Needs { weights: 1 << 60, activations: 1 << 30, ports: 0 };
+    let load = Load { name: "huge", needs: Some(needs), ..Load::new(&config) };
+    // Not even a graph: it is not looked at.
+    let error = Session::load(runtime(), &load, Graph::Bytes(b"no graph")).err().expect("refused");
+    let text = error.to_string();
+    assert!(matches!(error, InferenceError::Memory(_)) && text.contains("huge needs about 1073741825.0 GiB"), "{text}");
+    let load = Load { needs: Some(Needs::default()), ..load };
+    Session::load(runtime(), &load, Graph::Bytes(&adder())).expect("loads");
 }

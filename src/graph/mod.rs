@@ -24,6 +24,7 @@ use std::path::PathBuf;
 
 mod builder;
 mod external;
+mod footprint;
 mod model;
 mod ops;
 pub mod proto;
@@ -33,6 +34,7 @@ mod types;
 
 pub use builder::{GraphBuilder, Tensor};
 pub use external::{External, ExternalWriter};
+pub use footprint::Footprint;
 pub use model::{Model, OPSET, check};
 pub use ops::{Conv, Interpolation, Pool};
 pub use types::{DType, Dim, Shape};

@@ -19,6 +19,7 @@
 //! ```
 
 mod bound;
+mod budget;
 mod config;
 mod device;
 mod engines;
@@ -29,6 +30,7 @@ mod ports;
 mod provider;
 mod session;
 
+pub use budget::Needs;
 pub use config::*;
 pub use device::{Gpu, gpu};
 pub use library::{Runtime, probe};
@@ -88,6 +90,9 @@ pub enum InferenceError {
         /// What to do.
         remedy: String,
     },
+    /// The graph takes more memory than is free. Known before it is loaded.
+    #[error("{0}")]
+    Memory(String),
     /// The graph was refused.
     #[error("the graph cannot load: {0}")]
     Model(String),

@@ -9,7 +9,7 @@ use super::bound::Bound;
 use super::ffi::cuda::Stream;
 use super::memory::Memory;
 use super::ports::{self, Element, Feed, Fetch, Input, Output, Port, Side};
-use super::{Config, InferenceError, Provider, Runtime, device, engines, ffi, provider};
+use super::{Config, InferenceError, Needs, Provider, Runtime, budget, device, engines, ffi, provider};
 
 /// How a graph is loaded.
 #[derive(Clone, Copy)]
@@ -23,6 +23,8 @@ pub struct Load<'a> {
     pub frames: bool,
     /// Whether the graph is one of half precision.
     pub half: bool,
+    /// What the graph takes, where that is known: what does not fit is refused before it is loaded.
+    pub needs: Option<Needs>,
     /// Where TensorRT keeps the engine, if anywhere.
     pub engines: Option<&'a Path>,
     /// On the CPU: take the way that frames take on this provider, with memory of the host in the place of the GPU's, so that
@@ -36,7 +38,7 @@ impl<'a> Load<'a> {
     /// A graph of `f32` that is run now and then.
     pub fn new(config: &'a Config) -> Self {
         let engines = config.engine_cache.as_deref();
-        Self { config, name: "graph", frames: false, half: false, engines, as_on: None, progress: None }
+        Self { config, name: "graph", frames: false, half: false, needs: None, engines, as_on: None, progress: None }
     }
 
     pub(super) fn say(&self, line: &str) {
@@ -90,7 +92,7 @@ impl Session {
     /// Loads a graph. What a GPU needs is looked for first, and what is missing is named.
     ///
     /// # Errors
-    /// [`InferenceError::Missing`], [`InferenceError::Provider`] or [`InferenceError::Model`], with the runtime's message.
+    /// [`InferenceError::Missing`], [`InferenceError::Memory`], [`InferenceError::Provider`] or [`InferenceError::Model`], with the runtime's message.
     pub fn load(runtime: &Runtime, load: &Load<'_>, graph: Graph<'_>) -> Result<Self, InferenceError> {
         let memory = match load.config.provider {
             Provider::Cpu if load.as_on.is_some() => Memory::Staged,
@@ -98,6 +100,13 @@ impl Session {
             Provider::Cuda | Provider::Tensorrt => Memory::Cuda(device::open(runtime, load.config)?),
         };
         let manner = provider::manner(load.as_on.unwrap_or(load.config.provider), load.frames);
+        if let Some((needs, free)) = load.needs.zip(budget::free(&memory)) {
+            let needed = needs.on(load.config.provider);
+            tracing::debug!(name = load.name, needed, free, "Estimated memory of a graph, and free memory, in bytes.");
+            if let Some(refusal) = budget::refusal(load.name, &needs, load.config.provider, free) {
+                return Err(InferenceError::Memory(refusal));
+            }
+        }
         let weights = engines::weights_beside(&graph);
         let raw = engines::with_cache(runtime, load, &graph, |engines| {
             let mut builder = provider::builder(runtime, load, &memory, engines, weights)?;

@@ -184,7 +184,7 @@ fn made_up(cx: &LoadContext<'_>, place: &Place<'_>, shape: &Shape) -> Result<Par
     let (config, model) = tiny_stream(shape, place.precision).map_err(failed)?;
     let onnx = model.to_bytes().map_err(failed)?;
     (cx.progress)("loading the graph");
-    let session = place.load("stream", true, Graph::Bytes(&onnx))?;
+    let session = place.load("stream", true, &model, Graph::Bytes(&onnx))?;
     let prompts = Prompts::new(Box::new(Tiny));
     Ok(Parts { session, config, schedule: Schedule::default(), prompts, filter: None })
 }

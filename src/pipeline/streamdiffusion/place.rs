@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::graph::{DType, Model};
-use crate::inference::{Config, Graph, Load, Runtime, Session};
+use crate::graph::{DType, Footprint, Model};
+use crate::inference::{Config, Graph, Load, Needs, Runtime, Session};
 use crate::models::weights::{Pool, Reader, Weights};
 use crate::models::{ModelError, Source};
 use crate::pipeline::{LoadContext, PipelineError};
@@ -43,10 +43,12 @@ impl<'a> Place<'a> {
     }
 
     /// Loads a graph called `name`; with `frames`, one that is run for every frame.
-    pub fn load(&self, name: &str, frames: bool, graph: Graph<'_>) -> Result<Session, PipelineError> {
+    pub fn load(&self, name: &str, frames: bool, model: &Model, graph: Graph<'_>) -> Result<Session, PipelineError> {
+        let Footprint { weights, activations, ports } = model.footprint();
         let load = Load {
             name,
             frames,
+            needs: Some(Needs { weights, activations, ports }),
             half: self.precision == DType::F16,
             engines: Some(&self.engines),
             progress: Some(self.progress),
@@ -68,7 +70,7 @@ impl<'a> Place<'a> {
             let mut readers: Vec<Reader<'_>> = weights.iter().map(|weights| Reader::inline(weights)).collect();
             let model = build(&mut sources(&mut readers)).map_err(failed)?;
             let onnx = model.to_bytes().map_err(failed)?;
-            return self.load(name, frames, Graph::Bytes(&onnx));
+            return self.load(name, frames, &model, Graph::Bytes(&onnx));
         }
         let io = |error: std::io::Error| failed(format!("{}: {error}", self.folder.display()));
         std::fs::create_dir_all(&self.folder).map_err(io)?;
@@ -86,7 +88,7 @@ impl<'a> Place<'a> {
         }
         let path = self.folder.join(format!("{name}.onnx"));
         model.write(&path).map_err(failed)?;
-        self.load(name, frames, Graph::File(&path))
+        self.load(name, frames, &model, Graph::File(&path))
     }
 }
 
