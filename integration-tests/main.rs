@@ -6,6 +6,7 @@ mod dashboards;
 mod demo;
 mod deploy;
 mod faults;
+mod gpu_check;
 mod layers;
 mod live;
 mod media;

@@ -1,7 +1,7 @@
 //! State that is carried from run to run, and the way that frames take on a GPU, tried with memory of the host.
 
 use weir::graph::{DType, GraphBuilder};
-use weir::inference::{Config, Graph, InferenceError, Input, Load, Needs, Output, Provider, Session};
+use weir::inference::{Config, Graph, InferenceError, Input, Load, Needs, Output, Precision, Provider, Session};
 
 use super::runtime;
 
@@ -102,6 +102,9 @@ fn what_does_not_fit_is_refused_before_it_is_loaded() {
     let error = Session::load(runtime(), &load, Graph::Bytes(b"no graph")).err().expect("refused");
     let text = error.to_string();
     assert!(matches!(error, InferenceError::Memory(_)) && text.contains("huge needs about 1073741825.0 GiB"), "{text}");
+    let eight = Load { precision: Precision::Fp8, ..Load::new(&config) };
+    let error = Session::load(runtime(), &eight, Graph::Bytes(&adder())).err().expect("refused");
+    assert!(error.to_string().contains("fp8 is not built yet"), "{error}");
     let load = Load { needs: Some(Needs::default()), ..load };
     Session::load(runtime(), &load, Graph::Bytes(&adder())).expect("loads");
 }

@@ -3,79 +3,13 @@
 
 use std::time::Instant;
 
-use serde_json::{Value, json};
-use weir::graph::{DType, ExternalWriter};
+use serde_json::json;
+use weir::graph::DType;
 use weir::inference::{Config, Runtime, Session};
+use weir::models::full::{self, Random};
 use weir::models::stream::{self, Guidance, Mode, Sources, StreamConfig, Vae};
-use weir::models::synthetic::uniform;
 use weir::models::taesd::TaesdConfig;
 use weir::models::unet::UnetConfig;
-use weir::models::{ModelError, Source, Stored};
-
-/// Weights of variance 1 / fan-in, cut from one block of random numbers, each written into a file at once.
-struct Random {
-    block: Vec<f64>,
-    file: ExternalWriter,
-    count: u64,
-}
-
-impl Random {
-    fn create(path: &std::path::Path) -> Self {
-        let block = uniform("full", 1 << 16).collect();
-        Self { block, file: ExternalWriter::create(path).expect("file"), count: 0 }
-    }
-}
-
-impl Source for Random {
-    fn has(&self, name: &str) -> bool {
-        !name.ends_with("query.weight")
-    }
-
-    fn tensor(&mut self, _: &str, shape: &[u64], dtype: DType) -> Result<Stored, ModelError> {
-        let count = shape.iter().product::<u64>();
-        let fan_in = shape.iter().skip(1).product::<u64>().max(1) as f64;
-        let scale = if shape.len() > 1 { (3.0 / fan_in).sqrt() } else { 0.1 };
-        let offset = if shape.len() > 1 { 0.0 } else { 0.5 };
-        let bytes: Vec<u8> = match dtype {
-            DType::F16 => {
-                self.block.iter().flat_map(|u| half::f16::from_f64(u * scale + offset).to_le_bytes()).collect()
-            }
-            _ => self.block.iter().flat_map(|u| ((u * scale + offset) as f32).to_le_bytes()).collect(),
-        };
-        let needed = count as usize * dtype.size();
-        let mut all = Vec::with_capacity(needed);
-        while all.len() < needed {
-            all.extend_from_slice(&bytes[..bytes.len().min(needed - all.len())]);
-        }
-        self.count += count;
-        Ok(Stored::External(self.file.append(&all)?))
-    }
-}
-
-fn unet(family: &str) -> Value {
-    let cross = "CrossAttnDownBlock2D";
-    let (up, plain) = ("CrossAttnUpBlock2D", "UpBlock2D");
-    let four = json!({
-        "block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2,
-        "down_block_types": [cross, cross, cross, "DownBlock2D"], "up_block_types": [plain, up, up, up],
-    });
-    let own = match family {
-        "sd15" => json!({"attention_head_dim": 8, "cross_attention_dim": 768}),
-        "sd-turbo" => json!({
-            "attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024, "use_linear_projection": true,
-        }),
-        _ => json!({
-            "block_out_channels": [320, 640, 1280], "down_block_types": ["DownBlock2D", cross, cross],
-            "up_block_types": [up, up, plain], "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048,
-            "use_linear_projection": true, "transformer_layers_per_block": [1, 2, 10],
-            "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816,
-        }),
-    };
-    let mut all = four.as_object().expect("an object").clone();
-    all.extend(own.as_object().expect("an object").clone());
-    Value::Object(all)
-}
 
 /// Megabytes of this process's memory that are not shared with a file: now, and at most since the last call.
 fn memory() -> [u64; 2] {
@@ -100,22 +34,22 @@ fn full_size(family: &str, precision: DType, parameters: u64, frame: bool) {
         width: 512,
         tokens: 77,
         precision,
-        unet: UnetConfig::from_json(&unet(family)).expect("config"),
+        unet: UnetConfig::from_json(&full::unet(family)).expect("config"),
         vae: Vae::Tiny(TaesdConfig::from_json(&json!({})).expect("config")),
         controls: Vec::new(),
         float_image: false,
     };
     memory();
     let began = Instant::now();
-    let mut unet = Random::create(&root.path().join("unet.weights"));
-    let mut vae = Random::create(&root.path().join("vae.weights"));
+    let mut unet = Random::create(&root.path().join("stream-0.weights")).expect("file");
+    let mut vae = Random::create(&root.path().join("stream-1.weights")).expect("file");
     let sources = Sources { unet: &mut unet, vae: &mut vae, controls: Vec::new() };
     let model = stream::build(&config, sources).unwrap_or_else(|error| panic!("{error}"));
     let path = root.path().join("stream.onnx");
     model.write(&path).expect("model");
     let count = unet.count;
-    unet.file.finish().expect("weights");
-    vae.file.finish().expect("weights");
+    unet.finish().expect("weights");
+    vae.finish().expect("weights");
     eprintln!(
         "{family} {precision}: {} nodes, {count} parameters of the UNet, built in {:.1} s, at most {} MB resident",
         model.nodes(),

@@ -4,6 +4,7 @@
 
 mod folders;
 mod full;
+mod gpu;
 mod live;
 mod nets;
 mod numbers;

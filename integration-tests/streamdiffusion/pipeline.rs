@@ -13,7 +13,7 @@ use super::{Golden, apart, close, picture};
 const SIZE: usize = 64;
 
 /// Parameters for frames smaller than requests may ask for.
-fn check(json: Value) -> Checked {
+pub(super) fn check(json: Value) -> Checked {
     let params = json.as_object().expect("an object").clone();
     let checked = registry::find("streamdiffusion").expect("registered").check(&params).expect("good parameters");
     Checked { size: Size::new(SIZE as u32, SIZE as u32), ..checked }
@@ -47,14 +47,14 @@ fn frame(index: usize) -> VideoFrame {
     }
 }
 
-fn show(stream: &mut dyn FrameProcessor, index: usize) -> Vec<f32> {
+pub(super) fn show(stream: &mut dyn FrameProcessor, index: usize) -> Vec<f32> {
     let out = stream.process(frame(index)).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((out.seq, out.pts), (index as u64, Timestamp(3000 * index as i64)));
     out.data.iter().map(|&byte| f32::from(byte)).collect()
 }
 
 /// As the library runs: its own generator and seed, and no filling.
-fn library(more: Value) -> Value {
+pub(super) fn library(more: Value) -> Value {
     let mut params = json!({
         "model_id": "weir/tiny", "prompt": "a", "negative_prompt": "b", "seed": 2, "seed_generator": "cpu",
         "refill": false, "guidance_scale": 1.4, "delta": 0.7,

@@ -12,6 +12,7 @@ mod config;
 pub mod demo;
 mod doctor;
 mod engine;
+mod gpu_check;
 mod health;
 mod ledger;
 pub mod logging;
@@ -46,6 +47,7 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: config::command, run: config::run },
     Subcommand { command: models::command, run: models::run },
     Subcommand { command: engine::command, run: engine::run },
+    Subcommand { command: gpu_check::command, run: gpu_check::run },
 ];
 
 fn command() -> Command {

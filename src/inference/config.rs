@@ -28,6 +28,28 @@ impl fmt::Display for Provider {
     }
 }
 
+/// In what a graph computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// `f32`.
+    #[default]
+    Fp32,
+    /// `f16`, with sums in `f32` where it matters.
+    Fp16,
+    /// Eight bits. No graph is built in it yet, so it is refused.
+    Fp8,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Precision::Fp32 => "fp32",
+            Precision::Fp16 => "fp16",
+            Precision::Fp8 => "fp8",
+        })
+    }
+}
+
 /// Settings of ONNX Runtime.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]

@@ -83,6 +83,14 @@ fn new_enough(driver: i32, built: i32) -> Result<(), Lack> {
     Err((what, "install a newer driver: 525.60.13 or later for CUDA 12, 580.65.06 or later for CUDA 13"))
 }
 
+/// The name of TensorRT's own library among what its provider needs.
+pub(super) fn tensorrt_library(runtime: &Runtime) -> Result<PathBuf, String> {
+    let names = libraries(runtime.path(), Provider::Tensorrt).map_err(|(what, remedy)| format!("{what}; {remedy}"))?;
+    let name = names.into_iter().find(|name| name.starts_with("libnvinfer.so"));
+    // Where nothing is known of the runtime's folder, the one of all its providers for years.
+    Ok(PathBuf::from(name.unwrap_or_else(|| "libnvinfer.so.10".to_owned())))
+}
+
 /// The libraries that the provider needs, by name; those of the provider itself are beside the runtime.
 fn libraries(runtime: &Path, provider: Provider) -> Result<Vec<String>, Lack> {
     let Some(folder) = runtime.parent().filter(|folder| !folder.as_os_str().is_empty()) else {

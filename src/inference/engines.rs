@@ -14,12 +14,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::ffi::{cuda, tensorrt_version};
-use super::{Graph, InferenceError, Load, Provider, Runtime};
+use super::{Graph, InferenceError, Load, Provider, Runtime, device};
 
 /// The note beside an engine.
 const NOTE: &str = "engine.json";
-/// TensorRT's library.
-const LIBRARY: &str = "libnvinfer.so.10";
 /// Time between two lines about a build.
 const TICK: Duration = Duration::from_secs(10);
 
@@ -30,7 +28,7 @@ pub(super) struct Key {
     name: String,
     /// SHA-256 of the graph, with its fixed shapes, and of its weights.
     graph: String,
-    /// `fp32` or `fp16`.
+    /// As [`super::Precision`] is written.
     precision: String,
     /// Whether the engine is captured.
     frames: bool,
@@ -302,9 +300,11 @@ pub(super) fn with_cache<R>(
     let key = Key {
         name: load.name.to_owned(),
         graph: digest(graph).map_err(|error| failed(&error))?,
-        precision: if load.half { "fp16" } else { "fp32" }.to_owned(),
+        precision: load.precision.to_string(),
         frames: load.frames,
-        tensorrt: tensorrt_version(Path::new(LIBRARY)).map_err(|error| failed(&error))?,
+        tensorrt: device::tensorrt_library(runtime)
+            .and_then(|name| tensorrt_version(&name))
+            .map_err(|error| failed(&error))?,
         onnxruntime: runtime.version().to_owned(),
         capability: format!("{}.{}", gpu.capability[0], gpu.capability[1]),
         gpu: gpu.name,
@@ -360,7 +360,13 @@ fn cached<R>(
     tracing::info!(name = load.name, "A TensorRT engine is built: {reason}.");
     load.say(&format!("building a TensorRT engine, {reason}"));
     let began = Instant::now();
-    let loaded = ticking(load, "building a TensorRT engine", || commit(Some(&engines))).map_err(Ended::Load)?;
+    let loaded = match ticking(load, "building a TensorRT engine", || commit(Some(&engines))) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            fs::remove_dir_all(engines.folder())?;
+            return Err(Ended::Load(error));
+        }
+    };
     engines.finish(began.elapsed())?;
     engines.prune(load.config.engine_cache_size as u64)?;
     Ok(loaded)

@@ -7,7 +7,7 @@ use super::bound::{Manner, Turn};
 use super::engines::Engines;
 use super::ffi::{on_stream, tensorrt_on_stream};
 use super::memory::Memory;
-use super::{Config, InferenceError, Load, Provider, Runtime};
+use super::{Config, InferenceError, Load, Precision, Provider, Runtime};
 
 /// Weights of a graph in files beside it, from which on TensorRT reads them there: one message could not hold them.
 const LARGE: u64 = 1 << 30;
@@ -90,9 +90,9 @@ fn tensorrt(device: i32, load: &Load<'_>, engines: Option<&Engines>, weights: u6
     let mut provider = ep::TensorRT::default()
         .with_device_id(device)
         // Without it, TensorRT computes a graph of f16 in f32.
-        .with_fp16(load.half)
+        .with_fp16(load.precision == Precision::Fp16)
         // Sums over squares, which overflow in f16.
-        .with_layer_norm_fp32_fallback(load.half)
+        .with_layer_norm_fp32_fallback(load.precision == Precision::Fp16)
         .with_cuda_graph(load.frames);
     if weights > LARGE {
         provider = provider.with_arbitrary_config("trt_load_user_initializer", "1");
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn frames_are_captured_on_the_provider_that_runs_them() {
         let config = Config { provider: Provider::Cuda, ..Config::default() };
-        let frames = Load { frames: true, half: true, ..Load::new(&config) };
+        let frames = Load { frames: true, precision: Precision::Fp16, ..Load::new(&config) };
         let text = told(cuda(3, &frames));
         for (key, value) in [("device_id", "3"), ("enable_cuda_graph", "true"), ("use_tf32", "false")] {
             assert!(text.contains(&format!("{key:?}: {value:?}")), "{key} in {text}");
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(manner(Provider::Cuda, true), Manner { turn: Turn::Swap, captured: true });
 
         let config = Config { provider: Provider::Tensorrt, ..Config::default() };
-        let frames = Load { frames: true, half: true, ..Load::new(&config) };
+        let frames = Load { frames: true, precision: Precision::Fp16, ..Load::new(&config) };
         assert!(told(cuda(0, &frames)).contains("\"enable_cuda_graph\": \"false\""));
         assert_eq!(manner(Provider::Tensorrt, true), Manner { turn: Turn::Copy, captured: true });
         assert!(!manner(Provider::Tensorrt, false).captured);

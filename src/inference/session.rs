@@ -9,7 +9,7 @@ use super::bound::Bound;
 use super::ffi::cuda::Stream;
 use super::memory::Memory;
 use super::ports::{self, Element, Feed, Fetch, Input, Output, Port, Side};
-use super::{Config, InferenceError, Needs, Provider, Runtime, budget, device, engines, ffi, provider};
+use super::{Config, InferenceError, Needs, Precision, Provider, Runtime, budget, device, engines, ffi, provider};
 
 /// How a graph is loaded.
 #[derive(Clone, Copy)]
@@ -21,8 +21,8 @@ pub struct Load<'a> {
     /// Whether it is run for every frame, always over the same inputs and outputs: its work on a GPU is then captured once
     /// and replayed.
     pub frames: bool,
-    /// Whether the graph is one of half precision.
-    pub half: bool,
+    /// In what the graph computes.
+    pub precision: Precision,
     /// What the graph takes, where that is known: what does not fit is refused before it is loaded.
     pub needs: Option<Needs>,
     /// Where TensorRT keeps the engine, if anywhere.
@@ -38,7 +38,16 @@ impl<'a> Load<'a> {
     /// A graph of `f32` that is run now and then.
     pub fn new(config: &'a Config) -> Self {
         let engines = config.engine_cache.as_deref();
-        Self { config, name: "graph", frames: false, half: false, needs: None, engines, as_on: None, progress: None }
+        Self {
+            config,
+            name: "graph",
+            frames: false,
+            precision: Precision::Fp32,
+            needs: None,
+            engines,
+            as_on: None,
+            progress: None,
+        }
     }
 
     pub(super) fn say(&self, line: &str) {
@@ -94,6 +103,9 @@ impl Session {
     /// # Errors
     /// [`InferenceError::Missing`], [`InferenceError::Memory`], [`InferenceError::Provider`] or [`InferenceError::Model`], with the runtime's message.
     pub fn load(runtime: &Runtime, load: &Load<'_>, graph: Graph<'_>) -> Result<Self, InferenceError> {
+        if load.precision == Precision::Fp8 {
+            return Err(InferenceError::Model("fp8 is not built yet; fp16 and fp32 are".to_owned()));
+        }
         let memory = match load.config.provider {
             Provider::Cpu if load.as_on.is_some() => Memory::Staged,
             Provider::Cpu => Memory::Host,

@@ -8,6 +8,7 @@ pub mod check;
 pub mod clip;
 pub mod controlnet;
 mod fields;
+pub mod full;
 pub mod kl;
 mod net;
 pub mod noise;

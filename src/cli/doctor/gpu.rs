@@ -87,18 +87,20 @@ fn providers(config: &Inference) -> Vec<Finding> {
         let config = Inference { provider, ..config.clone() };
         findings.push(match works(runtime, &config) {
             Ok(()) => Finding::ok(name, "runs a graph"),
-            Err(error) => Finding::missing(name, error, "install what the message names, or use the cuda image"),
+            Err(InferenceError::Missing { what, remedy, .. }) => Finding::missing(name, what, remedy),
+            Err(error) => {
+                Finding::missing(name, error.to_string(), "install what the message names, or use the cuda image")
+            }
         });
     }
     findings
 }
 
 /// Whether a small graph loads; providers load their libraries only then.
-fn works(runtime: &Runtime, config: &Inference) -> Result<(), String> {
+fn works(runtime: &Runtime, config: &Inference) -> Result<(), InferenceError> {
     let graph = invert::graph(Size::new(64, 64)).and_then(|model| model.to_bytes());
-    let graph = graph.map_err(|error| error.to_string())?;
-    let session: Result<Session, InferenceError> = Session::from_bytes(runtime, config, &graph);
-    session.map(drop).map_err(|error| error.to_string())
+    let graph = graph.map_err(|error| InferenceError::Model(error.to_string()))?;
+    Session::from_bytes(runtime, config, &graph).map(drop)
 }
 
 #[cfg(test)]

@@ -33,13 +33,16 @@
 
 mod scheduler;
 pub mod similar;
+mod stages;
 
 use super::controlnet::{self, ControlNetConfig};
 use super::kl::{self, KlConfig};
 use super::taesd::{self, TaesdConfig};
 use super::unet::{self, Added, Question, UnetConfig};
 use super::{ModelError, Net, Source};
-use crate::graph::{DType, GraphBuilder, Model, Tensor};
+use crate::graph::{DType, GraphBuilder, GraphError, Model, Tensor};
+
+pub use stages::{Stage, stage};
 
 /// How the unconditional prediction comes about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -215,7 +218,7 @@ pub fn build(config: &StreamConfig, sources: Sources<'_>) -> Result<Model, Model
     let g = &mut builder;
     let [h, w] = config.latent();
     let channels = config.unet.out_channels;
-    let (frames, rows) = (config.frame_buffer, config.rows());
+    let frames = config.frame_buffer;
 
     let start = match config.mode {
         Mode::Image => {
@@ -224,20 +227,7 @@ pub fn build(config: &StreamConfig, sources: Sources<'_>) -> Result<Model, Model
         }
         Mode::Text => g.input("latent", DType::F32, [frames, channels, h, w])?,
     };
-    let asked = Asked {
-        encoder_hidden_states: g.input(
-            "encoder_hidden_states",
-            DType::F32,
-            [rows, config.tokens, config.unet.trunk.context_dim],
-        )?,
-        timestep: g.input("timestep", DType::F32, [rows])?,
-        added: match config.unet.trunk.pooled_dim() {
-            None => None,
-            Some(pooled) => {
-                Some([g.input("text_embeds", DType::F32, [rows, pooled])?, g.input("time_ids", DType::F32, [rows, 6])?])
-            }
-        },
-    };
+    let asked = Asked::inputs(g, config)?;
     let knobs = scheduler::Knobs::inputs(g, config)?;
     let batch = g.scope("scheduler", |g| scheduler::enter(g, config, &knobs, &start))?;
     let prediction = predict(g, config, unet, controls, &asked, &batch.rows)?;
@@ -263,6 +253,27 @@ struct Asked {
     encoder_hidden_states: Tensor,
     timestep: Tensor,
     added: Option<[Tensor; 2]>,
+}
+
+impl Asked {
+    fn inputs(g: &mut GraphBuilder, config: &StreamConfig) -> Result<Self, GraphError> {
+        let rows = config.rows();
+        Ok(Self {
+            encoder_hidden_states: g.input(
+                "encoder_hidden_states",
+                DType::F32,
+                [rows, config.tokens, config.unet.trunk.context_dim],
+            )?,
+            timestep: g.input("timestep", DType::F32, [rows])?,
+            added: match config.unet.trunk.pooled_dim() {
+                None => None,
+                Some(pooled) => {
+                    let text_embeds = g.input("text_embeds", DType::F32, [rows, pooled])?;
+                    Some([text_embeds, g.input("time_ids", DType::F32, [rows, 6])?])
+                }
+            },
+        })
+    }
 }
 
 /// The UNet's prediction for `sample` (R, 4, h, w), with what the ControlNets add.
@@ -358,7 +369,7 @@ fn kl_precision(config: &StreamConfig, kl: &KlConfig) -> DType {
 }
 
 /// A picture in 0…1 (F, 3, H, W) as bytes (F, H, W, 3), rounded to the nearest.
-fn bytes(g: &mut GraphBuilder, image: &Tensor) -> Result<Tensor, crate::graph::GraphError> {
+fn bytes(g: &mut GraphBuilder, image: &Tensor) -> Result<Tensor, GraphError> {
     let x = g.transpose(image, &[0, 2, 3, 1])?;
     let x = g.mul_scalar(&x, 255.0)?;
     let x = g.round(&x)?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::graph::{DType, Footprint, Model};
-use crate::inference::{Config, Graph, Load, Needs, Runtime, Session};
+use crate::inference::{Config, Graph, Load, Needs, Precision, Runtime, Session};
 use crate::models::weights::{Pool, Reader, Weights};
 use crate::models::{ModelError, Source};
 use crate::pipeline::{LoadContext, PipelineError};
@@ -49,7 +49,7 @@ impl<'a> Place<'a> {
             name,
             frames,
             needs: Some(Needs { weights, activations, ports }),
-            half: self.precision == DType::F16,
+            precision: if self.precision == DType::F16 { Precision::Fp16 } else { Precision::Fp32 },
             engines: Some(&self.engines),
             progress: Some(self.progress),
             ..Load::new(self.inference)
