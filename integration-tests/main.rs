@@ -19,3 +19,4 @@ mod streamdiffusion;
 mod supervisor;
 mod support;
 mod trickle;
+mod workflow_sd;

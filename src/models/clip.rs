@@ -47,6 +47,13 @@ pub enum Hidden {
     Last,
     /// Those before the last layer, not normalised: SDXL.
     Penultimate,
+    /// Those before the last so many layers, normalised as the last ones are, or not.
+    Early {
+        /// Layers that are left out, 0 for none.
+        skip: u64,
+        /// Whether the final normalisation is applied.
+        normalised: bool,
+    },
 }
 
 /// What a text encoder makes of a text.
@@ -112,23 +119,41 @@ pub fn build(
         let reason = format!("{} tokens, the model has {}", size.tokens, config.positions);
         return Err(ModelError::config("max_position_embeddings", reason));
     }
+    let (skip, normalised) = match hidden {
+        Hidden::Last => (0, true),
+        Hidden::Penultimate => (1, false),
+        Hidden::Early { skip, normalised } => (skip, normalised),
+    };
+    let Some(kept) = config.layers.checked_sub(skip).filter(|&kept| kept > 0) else {
+        let reason = format!("{} layers, of which the last {skip} would be left out", config.layers);
+        return Err(ModelError::config("num_hidden_layers", reason));
+    };
     let (states, last) = net.within("text_model", |net| {
         let mut x = net.within("embeddings", |net| embed(net, config, size, ids))?;
         let mask = mask(net, size.tokens)?;
-        let mut before_last = x.clone();
-        // Nothing but the pooled embedding needs the last layer then.
-        let short = hidden == Hidden::Penultimate && (config.projection.is_none() || ends.is_none());
-        for i in 0..config.layers - u64::from(short) {
-            before_last = x.clone();
+        // Nothing but the pooled embedding needs the layers behind the state that is asked for.
+        let pools = config.projection.is_some() && ends.is_some();
+        let mut state = x.clone();
+        for i in 0..if pools { config.layers } else { kept } {
             x = net.within(&format!("encoder.layers.{i}"), |net| layer(net, config, size, &x, &mask))?;
+            if i + 1 == kept {
+                state = x.clone();
+            }
         }
-        if short {
-            return Ok((x, None));
+        if !pools && !normalised {
+            return Ok((state, None));
         }
-        let last = net.layer_norm("final_layer_norm", &x, config.epsilon)?;
-        Ok(match hidden {
-            Hidden::Last => (last.clone(), Some(last)),
-            Hidden::Penultimate => (before_last, Some(last)),
+        net.within("final_layer_norm", |net| {
+            // One set of weights for both.
+            let scale = net.weight("weight", &[config.hidden])?;
+            let bias = net.weight("bias", &[config.hidden])?;
+            let last = if pools { Some(net.g.layer_norm(&x, &scale, &bias, config.epsilon)?) } else { None };
+            let state = match (normalised, skip, &last) {
+                (false, ..) => state,
+                (true, 0, Some(last)) => last.clone(),
+                _ => net.g.layer_norm(&state, &scale, &bias, config.epsilon)?,
+            };
+            Ok((state, last))
         })
     })?;
     let pooled = match (config.projection, last, ends) {

@@ -22,5 +22,5 @@ pub mod tokenizer;
 pub mod unet;
 pub mod weights;
 
-pub use net::Net;
+pub use net::{Net, Shared};
 pub use source::{ModelError, Source, Stored};

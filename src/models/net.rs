@@ -1,7 +1,13 @@
 //! The layers that models are made of: a graph builder that knows where its weights are.
 
+use std::collections::HashMap;
+
 use super::{ModelError, Source, Stored};
 use crate::graph::{Conv, DType, GraphBuilder, Tensor};
+
+/// Weights that are in a graph already, so that a model which is asked several times has them once.
+#[derive(Default)]
+pub struct Shared(HashMap<(String, DType), Tensor>);
 
 /// A place in a model: the graph, the weights, and the name that both are under.
 ///
@@ -12,12 +18,19 @@ pub struct Net<'a> {
     source: &'a mut dyn Source,
     dtype: DType,
     path: String,
+    shared: Option<&'a mut Shared>,
 }
 
 impl<'a> Net<'a> {
     /// The root of a model with activations and weights of `dtype`.
     pub fn new(g: &'a mut GraphBuilder, source: &'a mut dyn Source, dtype: DType) -> Self {
-        Self { g, source, dtype, path: String::new() }
+        Self { g, source, dtype, path: String::new(), shared: None }
+    }
+
+    /// As [`Self::new`], for a model that is asked several times in one graph: every weight is put in once, under the name of
+    /// the first time. `shared` belongs to this graph and this source.
+    pub fn sharing(g: &'a mut GraphBuilder, source: &'a mut dyn Source, dtype: DType, shared: &'a mut Shared) -> Self {
+        Self { g, source, dtype, path: String::new(), shared: Some(shared) }
     }
 
     /// Type of the activations.
@@ -35,8 +48,8 @@ impl<'a> Net<'a> {
         build: impl FnOnce(&mut Net<'_>) -> Result<R, ModelError>,
     ) -> Result<R, ModelError> {
         let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
-        let (source, dtype) = (&mut *self.source, self.dtype);
-        self.g.scope(name, |g| Ok(build(&mut Net { g, source, dtype, path })))?
+        let (source, dtype, shared) = (&mut *self.source, self.dtype, self.shared.as_deref_mut());
+        self.g.scope(name, |g| Ok(build(&mut Net { g, source, dtype, path, shared })))?
     }
 
     /// Everything that `build` adds is under `name` in the graph, while the weights keep their names: for a model whose
@@ -50,7 +63,8 @@ impl<'a> Net<'a> {
         build: impl FnOnce(&mut Net<'_>) -> Result<R, ModelError>,
     ) -> Result<R, ModelError> {
         let (source, dtype, path) = (&mut *self.source, self.dtype, self.path.clone());
-        self.g.scope(name, |g| Ok(build(&mut Net { g, source, dtype, path })))?
+        let shared = self.shared.as_deref_mut();
+        self.g.scope(name, |g| Ok(build(&mut Net { g, source, dtype, path, shared })))?
     }
 
     /// True when the weight `name` of this place exists.
@@ -67,11 +81,18 @@ impl<'a> Net<'a> {
     }
 
     fn weight_as(&mut self, name: &str, shape: &[u64], dtype: DType) -> Result<Tensor, ModelError> {
-        let full = self.full(name);
-        Ok(match self.source.tensor(&full, shape, dtype)? {
+        let key = (self.full(name), dtype);
+        if let Some(known) = self.shared.as_ref().and_then(|shared| shared.0.get(&key)) {
+            return Ok(known.clone());
+        }
+        let weight = match self.source.tensor(&key.0, shape, dtype)? {
             Stored::Inline(bytes) => self.g.initializer(name, dtype, shape, bytes)?,
             Stored::External(place) => self.g.external(name, dtype, shape, &place)?,
-        })
+        };
+        if let Some(shared) = &mut self.shared {
+            shared.0.insert(key, weight.clone());
+        }
+        Ok(weight)
     }
 
     fn full(&self, name: &str) -> String {

@@ -96,6 +96,24 @@ impl ClipTokenizer {
         Ok(Self { inner, begin, end, pad })
     }
 
+    /// The marks of the beginning and of the end of a text.
+    pub fn marks(&self) -> [i64; 2] {
+        [self.begin, self.end]
+    }
+
+    /// The tokens of `text` without marks and without an end to their number.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn plain(&self, text: &str) -> Result<Vec<i64>, TokenizerError> {
+        if text.len() > MAX_TEXT {
+            return Err(TokenizerError::TooLong(text.len()));
+        }
+        let encoded =
+            self.inner.encode_fast(clean(text), false).map_err(|error| TokenizerError::Text(error.to_string()))?;
+        Ok(encoded.get_ids().iter().map(|&id| i64::from(id)).collect())
+    }
+
     /// How many tokens there are.
     pub fn size(&self) -> usize {
         self.inner.get_vocab_size(true)

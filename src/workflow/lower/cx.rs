@@ -181,6 +181,28 @@ impl<'a> Cx<'a> {
         }
     }
 
+    /// As [`Self::setting`], without the mark that a change asks for another graph. Whoever looks must also follow the widget
+    /// ([`Self::live`]), with an encoder that answers [`EncodeError::Graph`] where another graph is needed.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn peek(&self, input: &str) -> Result<Setting, LowerError> {
+        let known = match self.source(input)? {
+            Source::Widget(at) => self.plan.nodes[at.node].setting(at.input).cloned(),
+            Source::Value(Value::Int(n)) => Some(Setting::Int(n.into())),
+            Source::Value(Value::Float(n)) => Some(Setting::Float(n)),
+            Source::Value(Value::Bool(b)) => Some(Setting::Bool(b)),
+            Source::Value(Value::Text(text)) => Some(Setting::Text(text)),
+            Source::Value(_) | Source::Nothing => None,
+        };
+        known.ok_or_else(|| self.refuse(input, "its value is not known beforehand", "type a value in"))
+    }
+
+    /// The node's place in the plan, by which names of this node alone can be made.
+    pub fn index(&self) -> usize {
+        self.node
+    }
+
     /// [`Self::setting`] as a whole number.
     ///
     /// # Errors

@@ -4,8 +4,28 @@ mod image;
 mod io;
 mod mask;
 mod picture;
+mod sd_control;
+mod sd_find;
+mod sd_hooks;
+mod sd_latent;
+mod sd_model;
+mod sd_predict;
+mod sd_prompt;
+mod sd_sampler;
+mod sd_schedule;
+mod sd_text;
 
 use super::class::Class;
 
 /// Every family, in the order in which lists show them.
-pub const FAMILIES: &[&[Class]] = &[io::CLASSES, image::CLASSES, mask::CLASSES];
+pub const FAMILIES: &[&[Class]] = &[
+    io::CLASSES,
+    image::CLASSES,
+    mask::CLASSES,
+    sd_model::CLASSES,
+    sd_text::CLASSES,
+    sd_hooks::CLASSES,
+    sd_control::CLASSES,
+    sd_latent::CLASSES,
+    sd_sampler::CLASSES,
+];
