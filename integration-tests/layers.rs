@@ -264,6 +264,26 @@ fn environment_below_cli(sources: &Sources) -> Vec<String> {
     wrong.map(|(path, _)| path.display().to_string()).collect()
 }
 
+/// What `webrtc` takes from `media`, apart from plain names and the transport stream. It runs in the supervisor, which
+/// calls no codec.
+fn codecs_of_webrtc(sources: &Sources) -> Vec<String> {
+    let plain = ["ts", "Damage", "PacketCodec", "VideoCodec"];
+    let mut wrong = Vec::new();
+    for (path, text) in sources.iter().filter(|(path, _)| module(path).is_some_and(|module| module == "webrtc")) {
+        // What stands behind the tests' mark may use anything.
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (name, rest) in uses(&code(text)) {
+            let rest = rest.strip_prefix("media").unwrap_or_default().trim_start_matches("::");
+            let group = rest.strip_prefix('{').map_or(rest, |group| group.split('}').next().unwrap_or_default());
+            let mut names = group.split(',').map(str::trim).filter(|name| !name.is_empty());
+            if name == "media" && (rest.is_empty() || names.any(|name| !plain.contains(&word(name)))) {
+                wrong.push(format!("{}: media::{rest}", path.display()));
+            }
+        }
+    }
+    wrong
+}
+
 fn rules() -> (Sources, BTreeMap<String, Allowed>) {
     let sources = sources();
     let lib = &sources.iter().find(|(path, _)| path == Path::new("lib.rs")).unwrap().1;
@@ -277,6 +297,11 @@ fn modules_use_only_what_the_table_allows() {
     assert!(table.len() > 10 && sources.len() > 20);
     let wrong = wrong_uses(&sources, &table);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn webrtc_calls_no_codec() {
+    assert_eq!(codecs_of_webrtc(&sources()), [""; 0]);
 }
 
 #[test]
@@ -348,6 +373,16 @@ fn the_checker_bites() {
         assert_eq!(check("middle/mod.rs", text), 1, "{text}");
     }
     let one = |path: &str, text: &str| -> Sources { vec![(path.into(), text.to_owned())] };
+    for (text, wrong) in [
+        ("use crate::media::ts::mux::Mux; use crate::media::{PacketCodec, VideoCodec};", 0),
+        ("use crate::media::Input;", 1),
+        ("use crate::media::{VideoCodec, Output};", 1),
+        ("use crate::media;", 1),
+        ("use crate::media::ts; #[cfg(test)] mod tests { use crate::media::Input; }", 0),
+    ] {
+        assert_eq!(codecs_of_webrtc(&one("webrtc/x.rs", text)).len(), wrong, "{text}");
+        assert_eq!(codecs_of_webrtc(&one("media/x.rs", text)).len(), 0);
+    }
     assert_eq!(unsafe_outside_ffi(&one("low/x.rs", "fn f() { unsafe { g() } }")).len(), 1);
     assert_eq!(unsafe_outside_ffi(&one("low/ffi.rs", "fn f() { unsafe { g() } }")).len(), 0);
     assert_eq!(unsafe_outside_ffi(&one("low/ffi/x.rs", "unsafe fn f() {}")).len(), 0);

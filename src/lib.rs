@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | [`cli`] | subcommands: flags in, words and tables out | everything |
 //! | [`config`] | flags, variables and file to one checked configuration | the modules' own `Config` structs |
-//! | [`supervisor`] | the process that answers: HTTP API, admission, the engine child and its restarts | `link`, `health`, `metering`, `trickle`, `tls` |
+//! | [`supervisor`] | the process that answers: HTTP API, admission, the engine child and its restarts | `link`, `health`, `metering`, `tls`, `webrtc`, `trickle` |
 //! | [`engine`] | the process that works: sessions and their stage threads | `link`, `pipeline`, `trickle`, `media`, `metering`, `health`, `frame` |
 //! | [`link`] | the messages between the two and their framing | nothing of ours |
 //! | [`pipeline`] | the `FrameProcessor` trait, parameters, the registry, the overlay | `workflow`, `models`, `graph`, `inference`, `frame` |
@@ -17,6 +17,7 @@
 //! | [`inference`] | ONNX Runtime sessions and providers | `frame` |
 //! | [`media`] | transport stream, H.264, audio, scaling, time stamps | `frame` |
 //! | [`trickle`] | protocol, subscriber, publisher, server | `tls` |
+//! | [`webrtc`] | peers, their offers and media; calls no codec | `trickle`, `media`, `frame` |
 //! | [`tls`] | how certificates are judged | nothing of ours |
 //! | [`health`] | stream and process states as functions of observations and time | nothing of ours |
 //! | [`metering`] | frame stamps to histograms and counters | `frame` |
@@ -45,4 +46,5 @@ pub mod pipeline;
 pub mod supervisor;
 pub mod tls;
 pub mod trickle;
+pub mod webrtc;
 pub mod workflow;

@@ -89,6 +89,11 @@ impl Runner {
         runner
     }
 
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Process id of the supervisor.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id() as i32)

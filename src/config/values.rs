@@ -144,6 +144,37 @@ pub(super) mod object {
     }
 }
 
+/// Lists, with commas between.
+pub(super) mod list {
+    use super::*;
+
+    pub fn show<T: Display>(values: &[T]) -> String {
+        values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    pub fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<Vec<T>, String> {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.map(|part| part.parse().map_err(|error| format!("`{part}` does not fit: {error}"))).collect()
+    }
+}
+
+/// One port or a range of them; 0 for any.
+pub(super) mod ports {
+    pub fn show(&(first, last): &(u16, u16)) -> String {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    }
+
+    pub fn parse(text: &str) -> Result<(u16, u16), String> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let number = |text: &str| text.trim().parse::<u16>();
+        match (number(first), number(last)) {
+            (Ok(0), Ok(0)) => Ok((0, 0)),
+            (Ok(first), Ok(last)) if 0 < first && first <= last => Ok((first, last)),
+            _ => Err(format!("`{text}` is neither a port nor a range such as 5000-5100")),
+        }
+    }
+}
+
 /// How certificates are judged: `skip`, `verify`, or `pin:` and the SHA-256 fingerprint.
 pub(super) mod tls {
     use crate::tls::TlsPolicy;

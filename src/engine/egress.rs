@@ -233,6 +233,12 @@ impl Encoder {
     }
 
     fn encode(&mut self, frame: &VideoFrame, kind: Kind) -> Result<(), MediaError> {
+        if let Some(kbps) = self.shared.max_kbps.take() {
+            self.output.limit(kbps);
+        }
+        if self.shared.key_wanted.swap(false, Ordering::Relaxed) {
+            self.output.ask_key();
+        }
         self.sink.hold(Held { seq: frame.seq, stamps: frame.stamps, kind });
         // A frame that the encoder refuses stays held and is counted with the end of the session.
         if let VideoOut::DroppedOutOfOrder = self.output.video(frame, &mut self.sink)? {

@@ -347,6 +347,12 @@ impl Host {
                 };
                 self.supervisor.send(FromEngine::Reply { id, outcome }).await;
             }
+            ToEngine::Encode { session, key, max_kbps } => {
+                // A session that has just ended has nothing to encode.
+                if let Some(session) = self.sessions.get(&session) {
+                    session.encode(key, max_kbps);
+                }
+            }
             ToEngine::Stop { session, reason } => match self.sessions.get(&session) {
                 Some(handle) => handle.stop(reason),
                 None => {

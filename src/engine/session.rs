@@ -133,6 +133,16 @@ impl Handle {
         });
     }
 
+    /// How pictures are encoded from the next one on.
+    pub fn encode(&self, key: bool, max_kbps: Option<u64>) {
+        if let Some(kbps) = max_kbps {
+            self.shared.max_kbps.put(kbps);
+        }
+        if key {
+            self.shared.key_wanted.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// What the overlay says.
     pub fn notice(&self, text: String) {
         self.shared.notice(text);
@@ -324,7 +334,10 @@ impl Session {
         let freshness = Duration::from_millis(config.freshness_ms);
         let (encoded, to_publish) = mpsc::channel(egress::PIECES);
         let _ = self.shared.output_pieces.set(encoded.downgrade());
-        let output = OutputConfig { size, fps_hint: 30.0, media: config.media.clone() };
+        let mut output = OutputConfig { size, fps_hint: 30.0, media: config.media.clone() };
+        if !request.video_profile.is_empty() {
+            output.media.video_profile.clone_from(&request.video_profile);
+        }
         match egress::spawn_encoder(self.shared.clone(), output, encoded, (last_video, last_audio), freshness) {
             Ok(encoder) => threads.push(encoder),
             Err(error) => {

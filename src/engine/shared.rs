@@ -148,6 +148,10 @@ pub struct Shared {
     pub frames_out: AtomicU64,
     /// Faults that have not been reported.
     pub faults: Faults,
+    /// Whether the next picture is to be a key picture.
+    pub key_wanted: AtomicBool,
+    /// A new ceiling of the video in kbit/s; 0 for the configured one.
+    pub max_kbps: Latest<u64>,
     /// Since when each of decode, model and encode has been inside one call.
     pub busy: [Moment; 3],
     /// The engine's counters.
@@ -218,6 +222,8 @@ impl Shared {
             frames_in: AtomicU64::new(0),
             frames_out: AtomicU64::new(0),
             faults: Faults::default(),
+            key_wanted: AtomicBool::new(false),
+            max_kbps: Latest::default(),
             busy: [moment(), moment(), moment()],
             metrics,
             model_us: AtomicU64::new(0),

@@ -45,6 +45,9 @@ pub struct StreamRequest {
     /// Frames a second handed to the pipeline at most; the lower of this and the setting counts.
     #[serde(default)]
     pub max_fps: Option<f64>,
+    /// Profile of the output's H.264 in the encoder's own words; empty for the setting.
+    #[serde(default)]
+    pub video_profile: String,
 }
 
 impl std::fmt::Debug for StreamRequest {
@@ -128,6 +131,15 @@ pub enum ToEngine {
         session: Option<u64>,
         /// The new parameters.
         params: Map<String, Value>,
+    },
+    /// How a session's pictures are to be encoded from now on. Not answered.
+    Encode {
+        /// The session.
+        session: u64,
+        /// Whether the next picture is to be a key picture.
+        key: bool,
+        /// Ceiling in kbit/s, below the configured one; 0 for the configured one, `None` for no change.
+        max_kbps: Option<u64>,
     },
     /// End a session: flush, close, delete its channels. Answered by [`FromEngine::Ended`].
     Stop {

@@ -29,6 +29,8 @@ pub struct Config {
     pub video_crf: u32,
     /// Speed preset of the encoder, in its own words.
     pub video_preset: String,
+    /// Profile of H.264 in the encoder's own words; empty for its own choice.
+    pub video_profile: String,
     /// Seconds between forced key frames, which is the length of a segment.
     pub segment_seconds: f64,
     /// Frames a second handed to the pipeline at most; 0 for no cap.
@@ -51,6 +53,7 @@ impl Default for Config {
             video_kbps: 0,
             video_crf: 23,
             video_preset: "superfast".into(),
+            video_profile: String::new(),
             segment_seconds: 2.0,
             max_fps: 0.0,
             audio: AudioCodec::Opus,

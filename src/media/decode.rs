@@ -1,10 +1,10 @@
-//! H.264 access units in, pictures out, with as little delay as the stream allows.
+//! Access units of H.264 or VP8 in, pictures out, with as little delay as the stream allows.
 //!
 //! `auto` uses an NVIDIA device through FFmpeg's own H.264 parser, not through `h264_cuvid`: that one learns of a picture's
 //! end from the next picture, a whole frame time later.
 
 use super::ffi::{Picture, VideoDecoder, VideoDecoderSpec};
-use super::{Damage, MediaError, h264};
+use super::{Damage, MediaError, VideoCodec, h264, vp8};
 use crate::frame::Size;
 
 /// Larger pictures are decoded by several threads, slice by slice.
@@ -26,6 +26,7 @@ pub(super) enum Taken {
 /// The decoder of a stream.
 pub(super) struct Decode {
     wanted: String,
+    codec: VideoCodec,
     name: String,
     max_pixels: u64,
     decoder: VideoDecoder,
@@ -44,10 +45,11 @@ impl Decode {
     /// # Errors
     /// The decoder does not exist or does not open.
     pub fn new(wanted: &str, max_pixels: u64) -> Result<Self, MediaError> {
-        let (name, decoder) = open(wanted, max_pixels, 1)?;
+        let (name, decoder) = open(VideoCodec::H264, wanted, max_pixels, 1)?;
         let unproven = name == ON_DEVICE;
         Ok(Self {
             wanted: wanted.into(),
+            codec: VideoCodec::H264,
             name,
             max_pixels,
             decoder,
@@ -64,24 +66,34 @@ impl Decode {
         &self.name
     }
 
-    /// Takes one access unit and gives `found` every picture that is ready with it.
+    /// Takes one access unit of `codec` and gives `found` every picture that is ready with it.
     ///
     /// # Errors
     /// The decoder has to be opened again for another size and does not.
     pub fn push(
         &mut self,
+        codec: VideoCodec,
         unit: &[u8],
         pts: Option<i64>,
         dts: Option<i64>,
         found: &mut dyn FnMut(&Picture),
     ) -> Result<Taken, MediaError> {
-        let scan = h264::scan(unit);
+        let scan = match codec {
+            VideoCodec::H264 => h264::scan(unit),
+            VideoCodec::Vp8 => vp8::scan(unit),
+        };
+        if codec != self.codec {
+            self.drain(found);
+            (self.name, self.decoder) = open(codec, &self.wanted, self.max_pixels, self.threads)?;
+            self.codec = codec;
+            self.unproven = self.name == ON_DEVICE;
+        }
         if let Some(size) = scan.size {
             self.too_large = (size.pixels() > self.max_pixels).then_some(size);
             let threads = threads_for(size);
             if self.too_large.is_none() && threads != self.threads {
                 self.drain(found);
-                (self.name, self.decoder) = open(&self.wanted, self.max_pixels, threads)?;
+                (self.name, self.decoder) = open(codec, &self.wanted, self.max_pixels, threads)?;
                 self.threads = threads;
                 self.waiting = true;
             }
@@ -96,7 +108,7 @@ impl Decode {
         let mut good = self.decode(unit, pts, dts, found);
         if !good && self.unproven {
             // The device opened and cannot decode after all; it was our choice, so we choose again.
-            (self.name, self.decoder) = open("h264", self.max_pixels, self.threads)?;
+            (self.name, self.decoder) = open(codec, "h264", self.max_pixels, self.threads)?;
             self.wanted = "h264".into();
             self.unproven = false;
             good = scan.key && self.decode(unit, pts, dts, found);
@@ -139,10 +151,14 @@ impl Decode {
 /// The name of H.264 decoded by an NVIDIA device.
 const ON_DEVICE: &str = "h264 (cuda)";
 
-fn open(wanted: &str, max_pixels: u64, threads: u32) -> Result<(String, VideoDecoder), MediaError> {
+fn open(codec: VideoCodec, wanted: &str, max_pixels: u64, threads: u32) -> Result<(String, VideoDecoder), MediaError> {
     let try_open = |name: &str, nvidia: bool| {
         VideoDecoder::open(&VideoDecoderSpec { name, threads, max_pixels, frame_threads: false, nvidia, params: None })
     };
+    if codec == VideoCodec::Vp8 {
+        // The setting names a decoder of H.264.
+        return Ok(("vp8".into(), try_open("vp8", false)?));
+    }
     if wanted != "auto" {
         return Ok((wanted.into(), try_open(wanted, false)?));
     }

@@ -9,6 +9,9 @@ use crate::frame::{Color, PixelFormat, Size, Timestamp, VideoFrame};
 /// Larger pictures are encoded by several threads, slice by slice.
 const ONE_THREAD_PIXELS: u64 = 1280 * 720;
 
+/// No ceiling is lowered further than this, in bit/s.
+const LEAST_RATE: u64 = 100_000;
+
 /// Encoders that are done with a picture when the call returns, so that they may read our memory.
 const READS_IN_PLACE: [&str; 2] = ["libx264", "h264_nvenc"];
 
@@ -19,6 +22,8 @@ pub(super) struct EncodeConfig {
     pub encoder: String,
     /// In the encoder's own words; empty for its default.
     pub preset: String,
+    /// In the encoder's own words; empty for its own choice.
+    pub profile: String,
     /// 0–51, lower is better; x264 is lossless at 0.
     pub crf: u32,
     /// Ceiling in kbit/s; `None` for none, 0 for a choice by size and rate.
@@ -123,6 +128,16 @@ impl Encode {
         self.encoder.encode_picture(picture, time, key, out)
     }
 
+    /// Lowers the ceiling to `kbps`, or raises it again up to the configured one; 0 for the configured one. Encoders that
+    /// cannot change it while they run keep theirs. An encoder without a ceiling never gets one.
+    pub fn limit(&mut self, kbps: u64) {
+        let configured = max_rate(&self.config, self.encoder.size());
+        if configured > 0 && READS_IN_PLACE.contains(&self.encoder.name()) {
+            let wanted = if kbps == 0 { configured } else { (kbps * 1000).min(configured) };
+            self.encoder.set_max_rate(wanted.max(LEAST_RATE));
+        }
+    }
+
     /// Gives out what the encoder holds and ends it.
     pub fn finish(&mut self, out: &mut dyn FnMut(Encoded<'_>)) -> Result<(), MediaError> {
         self.encoder.finish(out)
@@ -152,11 +167,6 @@ fn open_as(name: &str, config: &EncodeConfig, size: Size, color: Color) -> Resul
         0..=ONE_THREAD_PIXELS if config.live => 1,
         _ => std::thread::available_parallelism().map_or(1, |n| n.get().min(4) as u32),
     };
-    let max_rate = match config.kbps {
-        None => 0,
-        Some(0) => default_kbps(size, config.fps) * 1000,
-        Some(kbps) => u64::from(kbps) * 1000,
-    };
     let options = options(name, config);
     let options: Vec<(&str, &str)> = options.iter().map(|(k, v)| (*k, v.as_str())).collect();
     VideoEncoder::open(&VideoEncoderSpec {
@@ -167,7 +177,7 @@ fn open_as(name: &str, config: &EncodeConfig, size: Size, color: Color) -> Resul
         format: AVPixelFormat::AV_PIX_FMT_YUV420P,
         threads,
         global_header: config.global_header,
-        max_rate,
+        max_rate: max_rate(config, size),
         gop: match name {
             "ffv1" => 1,
             _ if config.live => u32::MAX,
@@ -175,6 +185,15 @@ fn open_as(name: &str, config: &EncodeConfig, size: Size, color: Color) -> Resul
         },
         options: &options,
     })
+}
+
+/// Ceiling in bit/s; 0 for none.
+fn max_rate(config: &EncodeConfig, size: Size) -> u64 {
+    match config.kbps {
+        None => 0,
+        Some(0) => default_kbps(size, config.fps) * 1000,
+        Some(kbps) => u64::from(kbps) * 1000,
+    }
 }
 
 fn options(name: &str, config: &EncodeConfig) -> Vec<(&'static str, String)> {
@@ -185,6 +204,9 @@ fn options(name: &str, config: &EncodeConfig) -> Vec<(&'static str, String)> {
                 options.push(("preset", config.preset.clone()));
             }
             options.push(("crf", config.crf.to_string()));
+            if !config.profile.is_empty() {
+                options.push(("profile", config.profile.clone()));
+            }
             options.push(("forced-idr", "1".into()));
             if config.live {
                 options.push(("tune", "zerolatency".into()));
@@ -195,6 +217,9 @@ fn options(name: &str, config: &EncodeConfig) -> Vec<(&'static str, String)> {
             // The configured preset is x264's unless it is one of NVENC's.
             let own = config.preset.strip_prefix('p').is_some_and(|n| n.parse::<u8>().is_ok());
             options.push(("preset", if own { config.preset.clone() } else { "p3".into() }));
+            if !config.profile.is_empty() {
+                options.push(("profile", config.profile.clone()));
+            }
             options.push(("rc", "vbr".into()));
             options.push(("cq", config.crf.to_string()));
             options.push(("forced-idr", "1".into()));

@@ -194,7 +194,7 @@ pub enum InputEvent {
 pub struct StreamInfo {
     /// Packet identifier in the transport stream.
     pub pid: u16,
-    /// `h264`, `aac` or `opus`.
+    /// `h264`, `vp8`, `aac` or `opus`.
     pub codec: &'static str,
     /// Audio channels if the tables say.
     pub channels: Option<u8>,

@@ -11,7 +11,7 @@ use super::ffi::Picture;
 use super::rate::RateCap;
 use super::ts::demux::{DemuxConfig, DemuxSink, DemuxStats, Demuxer, Stream, StreamKind, Unit};
 use super::ts::{adts, opus};
-use super::{AudioPacket, Config, Damage, DropReason, InputEvent, MediaError, PacketCodec, StreamInfo};
+use super::{AudioPacket, Config, Damage, DropReason, InputEvent, MediaError, PacketCodec, StreamInfo, VideoCodec};
 use crate::frame::{FramePool, PixelFormat, Size, Timestamp, VideoFrame};
 
 /// A frame not later than the one before is dropped if it is at most this far back; farther back, the time line jumped.
@@ -221,7 +221,8 @@ impl DemuxSink for Pass<'_> {
             return;
         }
         match unit.kind {
-            StreamKind::H264 => self.work.video(&unit, self.received, self.sink),
+            StreamKind::H264 => self.work.video(VideoCodec::H264, &unit, self.received, self.sink),
+            StreamKind::Vp8 => self.work.video(VideoCodec::Vp8, &unit, self.received, self.sink),
             StreamKind::Aac => self.work.aac(&unit, self.sink),
             StreamKind::Opus { channels } => self.work.opus(&unit, channels, self.sink),
             StreamKind::Unsupported { .. } => {}
@@ -295,6 +296,7 @@ impl Work {
             let info = |codec, channels| Some(StreamInfo { pid: stream.pid, codec, channels });
             match stream.kind {
                 StreamKind::H264 if video.is_none() => video = info("h264", None),
+                StreamKind::Vp8 if video.is_none() => video = info("vp8", None),
                 StreamKind::Aac if audio.is_none() => audio = info("aac", None),
                 StreamKind::Opus { channels } if audio.is_none() => {
                     audio = info("opus", Some(channels).filter(|&n| n > 0));
@@ -308,7 +310,7 @@ impl Work {
         sink.event(InputEvent::StreamsFound { video, audio, unsupported });
     }
 
-    fn video(&mut self, unit: &Unit<'_>, received: Instant, sink: &mut dyn InputSink) {
+    fn video(&mut self, codec: VideoCodec, unit: &Unit<'_>, received: Instant, sink: &mut dyn InputSink) {
         if !self.named {
             self.named = true;
             sink.event(InputEvent::DecoderChosen { name: self.decode.name().into() });
@@ -322,7 +324,7 @@ impl Work {
         let name = self.decode.name().len();
         let decoded = self.stats.decoded;
         let (decode, mut rest) = self.split();
-        let taken = decode.push(unit.data, unit.pts.map(|t| t.0), unit.dts.map(|t| t.0), &mut |picture| {
+        let taken = decode.push(codec, unit.data, unit.pts.map(|t| t.0), unit.dts.map(|t| t.0), &mut |picture| {
             rest.picture(picture, received, sink);
         });
         match taken {

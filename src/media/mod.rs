@@ -31,6 +31,7 @@ pub mod pattern;
 mod rate;
 mod transcode;
 pub mod ts;
+mod vp8;
 
 pub use config::*;
 pub use error::{Damage, DropReason, InputEvent, MediaError, StreamInfo};
@@ -40,7 +41,7 @@ pub use hold::{AudioHold, HoldConfig, HoldStats};
 pub use input::{Input, InputConfig, InputSink, InputStats};
 pub use jpeg::JpegEncoder;
 pub use output::{Chunk, Output, OutputConfig, OutputStats, SegmentSink, VideoOut};
-pub use packet::{AudioPacket, PacketCodec};
+pub use packet::{AudioPacket, PacketCodec, VideoCodec};
 pub use pattern::{Pattern, Tone};
 
 /// Lets FFmpeg write its own errors to standard error (`true`); without it they come back as [`MediaError`] only.

@@ -17,7 +17,7 @@ use super::encode::{Encode, EncodeConfig};
 use super::transcode::Transcoder;
 use super::ts::adts;
 use super::ts::mux::{Mux, MuxAudio, MuxStreams};
-use super::{AudioCodec, AudioPacket, Config, MediaError, PacketCodec};
+use super::{AudioCodec, AudioPacket, Config, MediaError, PacketCodec, VideoCodec};
 use crate::frame::{Size, Timestamp, VideoFrame};
 
 /// A frame this little behind the last one is dropped; farther behind, the time line jumped.
@@ -168,6 +168,7 @@ impl Output {
             EncodeConfig {
                 encoder: media.video_encoder.clone(),
                 preset: media.video_preset.clone(),
+                profile: media.video_profile.clone(),
                 crf: media.video_crf,
                 kbps: Some(media.video_kbps),
                 fps: if config.fps_hint > 0.0 { config.fps_hint } else { 30.0 },
@@ -183,7 +184,7 @@ impl Output {
             work: Work {
                 mux: Mux::default(),
                 segment_ticks,
-                streams: MuxStreams { video: true, audio: None },
+                streams: MuxStreams { video: Some(VideoCodec::H264), audio: None },
                 segment: None,
                 pending: VecDeque::new(),
                 last_key: None,
@@ -202,10 +203,15 @@ impl Output {
         let codec = match self.config.media.audio {
             AudioCodec::Opus => PacketCodec::Opus,
             AudioCodec::Aac => PacketCodec::Aac,
-            AudioCodec::None => return self.work.streams.video |= video,
+            AudioCodec::None => {
+                if video {
+                    self.work.streams.video = Some(VideoCodec::H264);
+                }
+                return;
+            }
         };
         let streams = &mut self.work.streams;
-        streams.video = video || self.work.last_video.is_some();
+        streams.video = (video || self.work.last_video.is_some()).then_some(VideoCodec::H264);
         if let (Some(channels), None) = (audio, streams.audio) {
             streams.audio = Some(MuxAudio { codec, channels: if channels == 1 { 1 } else { 2 } });
         }
@@ -214,6 +220,16 @@ impl Output {
     /// Continues a session whose output was published up to these times: nothing that is not later is written again.
     pub fn resume_after(&mut self, video: Option<Timestamp>, audio: Option<Timestamp>) {
         self.work.resume = (video, audio);
+    }
+
+    /// Begins the next frame as a key picture, and a segment with it.
+    pub fn ask_key(&mut self) {
+        self.work.last_key = None;
+    }
+
+    /// Lowers the video's ceiling to `kbps`, or raises it again up to the configured one; 0 for the configured one.
+    pub fn limit(&mut self, kbps: u64) {
+        self.encode.limit(kbps);
     }
 
     /// Encodes a frame and writes it.
@@ -226,7 +242,7 @@ impl Output {
             work.stats.dropped_video += 1;
             return Ok(VideoOut::DroppedOutOfOrder);
         };
-        work.streams.video = true;
+        work.streams.video = Some(VideoCodec::H264);
         let mut cut = jump
             || !work.segment.as_ref().is_some_and(|s| s.has_video)
             || work.last_key.is_none_or(|key| frame.pts.since(key) >= work.segment_ticks);
@@ -338,7 +354,7 @@ impl Work {
             // The wish for a key picture was not heard; ask again with the next frame.
             self.last_key = None;
         }
-        if self.segment.is_none() || !self.mux.streams().video {
+        if self.segment.is_none() || self.mux.streams().video.is_none() {
             // Without a key picture nobody could begin here, but the bytes must lie in some segment.
             self.begin(frame.pts, out);
         }

@@ -4,6 +4,15 @@ use bytes::Bytes;
 
 use crate::frame::Timestamp;
 
+/// How pictures are coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VideoCodec {
+    /// H.264 with start codes (annex B of ITU-T H.264).
+    H264,
+    /// VP8 (RFC 6386). Comes in only from WebRTC peers.
+    Vp8,
+}
+
 /// How an [`AudioPacket`] is coded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PacketCodec {

@@ -283,6 +283,12 @@ impl Book {
         self.sessions.iter().find(|(_, session)| !id.is_empty() && is(session)).map(|(&number, _)| number)
     }
 
+    /// Whether a session runs that gets no pictures out of its input.
+    pub fn wants_input(&self, session: u64) -> bool {
+        let report = self.sessions.get(&session).and_then(|session| session.report.as_ref());
+        report.is_some_and(|report| report.state == "DEGRADED_INPUT" || report.state == "OFFLINE")
+    }
+
     /// Every session, the oldest first.
     pub fn views(&self) -> Vec<View> {
         let view = |(&number, session): (&u64, &Session)| View {

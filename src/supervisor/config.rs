@@ -53,6 +53,8 @@ pub struct Config {
     pub runner: Runner,
     /// Milliseconds between SIGTERM and the end of streams that still run; nothing new is taken meanwhile.
     pub drain_ms: u64,
+    /// WebRTC.
+    pub webrtc: crate::webrtc::Config,
 }
 
 /// Settings of the ledger.
@@ -199,6 +201,7 @@ impl Default for Config {
             byoc: Byoc::default(),
             runner: Runner::default(),
             drain_ms: 0,
+            webrtc: crate::webrtc::Config::default(),
         }
     }
 }

@@ -191,6 +191,14 @@ impl Hub {
         if outcome == Outcome::Accepted { Ok(()) } else { Err(HubError::Engine(outcome)) }
     }
 
+    /// How a session's pictures are encoded from now on. A hint: lost where the engine is away or busy.
+    pub fn encode(&self, session: u64, key: bool, max_kbps: Option<u64>) {
+        let link = self.link.borrow().clone();
+        if let Some(link) = link {
+            let _ = link.try_send(ToEngine::Encode { session, key, max_kbps });
+        }
+    }
+
     /// Ends a session (`None`: the only one) and waits for its end.
     ///
     /// # Errors

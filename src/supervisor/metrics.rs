@@ -58,6 +58,8 @@ pub(super) struct Metrics {
     pub intervals: IntCounter,
     /// Pixels that the network's rule debits.
     pub billable: IntCounter,
+    /// WebRTC peers.
+    pub webrtc: crate::webrtc::Metrics,
     gpu: GaugeVec,
 }
 
@@ -133,6 +135,7 @@ impl Metrics {
             ledger_failing: plain_gauge(&registry, "weir_ledger_failing", "1 while the ledger cannot be written.")?,
             intervals: plain("weir_intervals_total", "Intervals of streams that were accounted for.")?,
             billable: plain("weir_billable_pixels_total", "Pixels that the network's rule debits.")?,
+            webrtc: crate::webrtc::Metrics::new(&registry)?,
             gpu,
             registry: registry.clone(),
         })
@@ -228,6 +231,7 @@ mod tests {
         let build = format!("weir_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
         metrics.byoc(true, true);
         metrics.heartbeat(true, true);
+        metrics.webrtc.count("video_in");
         let text = metrics.text(Exposition::Text);
         let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         let expected = [
@@ -273,6 +277,8 @@ mod tests {
             "weir_supervisor_starts_total{outcome=\"failed\"} 0",
             "weir_supervisor_starts_total{outcome=\"full\"} 0",
             "weir_supervisor_starts_total{outcome=\"refused\"} 0",
+            "weir_webrtc_events_total{event=\"video_in\"} 1",
+            "weir_webrtc_peers 0",
         ];
         assert_eq!(lines, expected);
         for family in metrics.registry.gather() {

@@ -94,9 +94,10 @@ pub async fn run(
     let hub = hub::Hub::new(config)?;
     let closing = CancellationToken::new();
     let most = hub.config.max_connections;
+    let door = hub.config.webrtc.enabled.then(|| doors::webrtc::Door::new(hub.clone()));
     let serving = {
         let (hub, closing) = (hub.clone(), closing.clone());
-        let router = api::router(hub.clone());
+        let router = api::router(hub.clone(), door.clone());
         tokio::spawn(async move { server::serve(listener, router, most, &hub.metrics, closing).await })
     };
     info!("Runner version: {}", hub.config.version);
@@ -120,6 +121,9 @@ pub async fn run(
         shutdown.await;
         hub.book().end();
         drain(&hub).await;
+        if let Some(door) = &door {
+            let _ = tokio::time::timeout(Duration::from_millis(hub.config.shutdown_ms / 2), door.close()).await;
+        }
     };
     tokio::select! {
         () = keeping.as_mut() => {}

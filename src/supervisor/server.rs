@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,10 @@ const LAST_ANSWERS: Duration = Duration::from_millis(250);
 
 /// A request that takes longer than this may lose its seat; none of ours does, but for a body that does not come.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller(pub SocketAddr);
 
 /// What a connection is doing.
 struct Seat {
@@ -137,9 +142,9 @@ pub(super) async fn serve(
     let seats = Shared(Arc::new(Mutex::new(Seats::new(most))));
     let mut tasks = JoinSet::new();
     loop {
-        let stream = tokio::select! {
+        let (stream, caller) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Too many open files, most likely: give the others time to close theirs.
                     warn!(%error, "A connection could not be accepted.");
@@ -162,7 +167,7 @@ pub(super) async fn serve(
             }
         };
         let guest = Guest { seats: seats.clone(), number };
-        let task = tasks.spawn(talk(stream, router.clone(), guest, stop.clone()));
+        let task = tasks.spawn(talk(stream, Caller(caller), router.clone(), guest, stop.clone()));
         if let Some(seat) = seats.lock().taken.get_mut(&number) {
             seat.task = Some(task);
         }
@@ -173,10 +178,11 @@ pub(super) async fn serve(
     tasks.shutdown().await;
 }
 
-async fn talk(stream: TcpStream, router: Router, guest: Guest, stop: CancellationToken) {
+async fn talk(stream: TcpStream, caller: Caller, router: Router, guest: Guest, stop: CancellationToken) {
     // A refused option costs latency, nothing else.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(|request: hyper::Request<Incoming>| {
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(caller);
         let busy = Busy::new(&guest.seats, guest.number);
         let router = router.clone();
         async move {

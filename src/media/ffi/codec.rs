@@ -331,6 +331,16 @@ impl VideoEncoder {
         self.color
     }
 
+    /// Changes the ceiling, in bits a second, from the next picture on. Only for an encoder that was opened with one and
+    /// that looks at its context with every picture, as libx264 and NVENC do.
+    pub fn set_max_rate(&mut self, bits: u64) {
+        if let Some(context) = &mut self.context {
+            let c = context.get_mut();
+            c.rc_max_rate = bits as i64;
+            c.rc_buffer_size = bits.min(c_int::MAX as u64) as c_int;
+        }
+    }
+
     /// Parameter sets and the like, if they are outside the stream.
     pub fn extradata(&self) -> &[u8] {
         self.context.as_ref().map_or(&[], Context::extradata)

@@ -123,7 +123,8 @@ impl DemuxSink for Track {
                     at += packet.duration;
                 }
             }
-            StreamKind::Unsupported { .. } => {}
+            // VP8 comes only from peers, whose input is not recorded.
+            StreamKind::Vp8 | StreamKind::Unsupported { .. } => {}
         }
     }
 

@@ -61,6 +61,7 @@ impl FileWriter {
         };
         let encode = Encode::new(
             EncodeConfig {
+                profile: String::new(),
                 encoder: encoder.into(),
                 preset: config.preset.clone(),
                 crf,

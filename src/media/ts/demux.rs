@@ -337,8 +337,10 @@ impl Demuxer {
     /// Takes over a new set of streams; what stays the same goes on undisturbed.
     fn choose(&mut self, streams: Vec<Stream>, sink: &mut dyn DemuxSink) {
         let first = |wanted: fn(StreamKind) -> bool| streams.iter().copied().find(|s| wanted(s.kind));
-        let chosen =
-            [first(|k| k == StreamKind::H264), first(|k| matches!(k, StreamKind::Aac | StreamKind::Opus { .. }))];
+        let chosen = [
+            first(|k| matches!(k, StreamKind::H264 | StreamKind::Vp8)),
+            first(|k| matches!(k, StreamKind::Aac | StreamKind::Opus { .. })),
+        ];
         let mut kept = Vec::with_capacity(2);
         for stream in chosen.into_iter().flatten() {
             match self.pes.iter().position(|p| p.stream == stream) {

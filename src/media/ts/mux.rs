@@ -3,8 +3,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::crc::crc32;
-use super::{PACKET, SYNC, TYPE_AAC, TYPE_H264, TYPE_PRIVATE, adts, opus};
-use crate::media::PacketCodec;
+use super::{FORMAT_VP8, PACKET, SYNC, TYPE_AAC, TYPE_H264, TYPE_PRIVATE, adts, opus};
+use crate::media::{PacketCodec, VideoCodec};
 
 /// PID of the video.
 pub(crate) const VIDEO_PID: u16 = 256;
@@ -25,7 +25,7 @@ pub(crate) struct MuxAudio {
 /// The program's streams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct MuxStreams {
-    pub video: bool,
+    pub video: Option<VideoCodec>,
     pub audio: Option<MuxAudio>,
 }
 
@@ -63,14 +63,19 @@ impl Mux {
         self.streams = streams;
         let pat = [0, 1, 0xE0 | (PMT_PID >> 8) as u8, PMT_PID as u8];
         self.table(PAT_PID, 0, 0, 0, &pat);
-        let pcr_pid = if streams.video { VIDEO_PID } else { AUDIO_PID };
+        let pcr_pid = if streams.video.is_some() { VIDEO_PID } else { AUDIO_PID };
         let mut pmt = vec![0xE0 | (pcr_pid >> 8) as u8, pcr_pid as u8, 0xF0, 0];
         let mut stream = |stream_type: u8, pid: u16, info: &[u8]| {
             pmt.extend([stream_type, 0xE0 | (pid >> 8) as u8, pid as u8, 0xF0, info.len() as u8]);
             pmt.extend(info);
         };
-        if streams.video {
-            stream(TYPE_H264, VIDEO_PID, &[]);
+        match streams.video {
+            Some(VideoCodec::H264) => stream(TYPE_H264, VIDEO_PID, &[]),
+            Some(VideoCodec::Vp8) => {
+                let [a, b, c, d] = *FORMAT_VP8;
+                stream(TYPE_PRIVATE, VIDEO_PID, &[5, 4, a, b, c, d]);
+            }
+            None => {}
         }
         match streams.audio {
             Some(MuxAudio { codec: PacketCodec::Opus, channels }) => {
@@ -83,12 +88,13 @@ impl Mux {
         self.out.split().freeze()
     }
 
-    /// One picture: an access unit with start codes.
+    /// One picture: an access unit of H.264 with start codes, or a frame of VP8, by what the tables say.
     pub fn video(&mut self, unit: &[u8], pts: i64, key: bool, discontinuity: bool) -> Bytes {
         let mut head = std::mem::take(&mut self.scratch);
         head.clear();
         // An access unit begins with a delimiter here; players find pictures by it.
         let delimiter: &[u8] = match unit {
+            _ if self.streams.video == Some(VideoCodec::Vp8) => &[],
             [0, 0, 0, 1, 9, ..] | [0, 0, 1, 9, ..] => &[],
             _ => &[0, 0, 0, 1, 9, 0xF0],
         };
@@ -122,7 +128,7 @@ impl Mux {
                 head.extend(own);
             }
         }
-        let pcr = (!self.streams.video).then_some(pts - PCR_LEAD);
+        let pcr = self.streams.video.is_none().then_some(pts - PCR_LEAD);
         self.pes(AUDIO_PID, 3, Marks { pcr, random_access: true, discontinuity }, &head, packet);
         self.scratch = head;
         Some(self.out.split().freeze())

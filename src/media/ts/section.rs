@@ -1,7 +1,7 @@
 //! Tables: putting sections together from packets, and reading PAT and PMT.
 
 use super::crc::crc32;
-use super::{TYPE_AAC, TYPE_H264, TYPE_PRIVATE};
+use super::{FORMAT_VP8, TYPE_AAC, TYPE_H264, TYPE_PRIVATE};
 
 /// Longest section of PAT and PMT with its header.
 const MAX: usize = 1024;
@@ -96,6 +96,8 @@ pub(super) fn parse_pat(section: &[u8]) -> Option<u16> {
 pub enum StreamKind {
     /// H.264 with start codes.
     H264,
+    /// VP8, one frame a PES packet.
+    Vp8,
     /// AAC with ADTS headers.
     Aac,
     /// Opus with this many channels.
@@ -139,11 +141,12 @@ pub(super) fn parse_pmt(section: &[u8]) -> Option<Vec<Stream>> {
 }
 
 fn kind(stream_type: u8, mut descriptors: &[u8]) -> StreamKind {
-    let (mut opus, mut channels) = (false, 0);
+    let (mut opus, mut vp8, mut channels) = (false, false, 0);
     while let [tag, len, rest @ ..] = descriptors {
         let Some((body, after)) = rest.split_at_checked(usize::from(*len)) else { break };
         match (tag, body) {
             (0x05, [b'O', b'p', b'u', b's', ..]) => opus = true,
+            (0x05, format) if format.starts_with(FORMAT_VP8) => vp8 = true,
             // DVB extension descriptor, tag 0x80: channel_config_code.
             (0x7F, [0x80, code, ..]) => channels = if *code == 0 { 2 } else { (*code).min(8) },
             _ => {}
@@ -153,6 +156,7 @@ fn kind(stream_type: u8, mut descriptors: &[u8]) -> StreamKind {
     match stream_type {
         TYPE_H264 => StreamKind::H264,
         TYPE_AAC => StreamKind::Aac,
+        TYPE_PRIVATE if vp8 => StreamKind::Vp8,
         TYPE_PRIVATE if opus => StreamKind::Opus { channels },
         other => StreamKind::Unsupported { stream_type: other },
     }

@@ -4,7 +4,7 @@ use super::demux::{DemuxConfig, DemuxSink, Demuxer, Stream, StreamKind, Unit};
 use super::mux::{Mux, MuxAudio, MuxStreams};
 use super::{PACKET, opus};
 use crate::frame::Timestamp;
-use crate::media::{Damage, PacketCodec};
+use crate::media::{Damage, PacketCodec, VideoCodec};
 use proptest::prelude::*;
 
 #[derive(Debug, Default, PartialEq)]
@@ -43,7 +43,7 @@ fn read(bytes: &[u8], pieces: &[usize]) -> Got {
 }
 
 fn both() -> MuxStreams {
-    MuxStreams { video: true, audio: Some(MuxAudio { codec: PacketCodec::Opus, channels: 2 }) }
+    MuxStreams { video: Some(VideoCodec::H264), audio: Some(MuxAudio { codec: PacketCodec::Opus, channels: 2 }) }
 }
 
 fn picture(size: usize) -> Vec<u8> {
@@ -69,7 +69,9 @@ fn open_lengths(bytes: &mut [u8]) {
 #[test]
 fn tables_name_what_is_there() {
     let mut mux = Mux::default();
-    let all = [mux.tables(both()), mux.tables(MuxStreams { video: true, audio: None }), mux.tables(both())].concat();
+    let all =
+        [mux.tables(both()), mux.tables(MuxStreams { video: Some(VideoCodec::H264), audio: None }), mux.tables(both())]
+            .concat();
     let got = read(&all, &[]);
     let opus = StreamKind::Opus { channels: 2 };
     let (video, audio) = (Stream { pid: 256, kind: StreamKind::H264 }, Stream { pid: 257, kind: opus });

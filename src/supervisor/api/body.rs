@@ -96,6 +96,7 @@ pub(super) fn start(bytes: &[u8], is_json: bool, dialect: Dialect) -> Result<Str
         manifest_id: form.text("manifest_id", false),
         stream_id: form.text("stream_id", false),
         max_fps: None,
+        video_profile: String::new(),
     };
     if form.faults.is_empty() { Ok(request) } else { Err(ApiError::Invalid(form.faults)) }
 }

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 
 use self::error::ApiError;
+use super::doors::webrtc::Door;
 use super::hub::Hub;
 
 mod auth;
@@ -21,6 +22,7 @@ mod read;
 mod runner;
 mod start;
 mod stream;
+mod webrtc;
 
 #[doc(hidden)]
 pub use fuzz::{fuzz_start_body, fuzz_stream_body};
@@ -50,7 +52,7 @@ const ROUTES: [&str; 20] = [
 ];
 
 /// Every route on one router.
-pub(super) fn router(hub: Arc<Hub>) -> Router {
+pub(super) fn router(hub: Arc<Hub>, door: Option<Arc<Door>>) -> Router {
     let api = Router::new();
     let api = both(api, "/health", get(read::health));
     let api = both(api, "/version", get(read::version));
@@ -69,6 +71,10 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
     let api = both(api, "/metering/streams/{id}/intervals", get(metering::intervals));
     let api = api.merge(stream::routes(&hub.config.stream_prefix));
     let api = api.merge(runner::routes());
+    let api = match door {
+        Some(door) => api.merge(webrtc::routes(door)),
+        None => api,
+    };
     let api = api.merge(openapi::pages(&hub.config.version));
     // The last word on anything that no route takes.
     let api = api.fallback(nothing).method_not_allowed_fallback(other_method);
@@ -92,7 +98,13 @@ async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
     let path = request.uri().path();
     let trimmed = path.strip_suffix('/').unwrap_or(path);
     let stream = || trimmed.strip_prefix(hub.config.stream_prefix.as_str()).and_then(stream::label);
-    let route = ROUTES.iter().find(|&&route| route == trimmed).copied().or_else(stream).unwrap_or("other");
+    let route = ROUTES
+        .iter()
+        .find(|&&route| route == trimmed)
+        .copied()
+        .or_else(stream)
+        .or_else(|| webrtc::label(trimmed))
+        .unwrap_or("other");
     let response = next.run(request).await;
     hub.metrics.requests.with_label_values(&[route, response.status().as_str()]).inc();
     response

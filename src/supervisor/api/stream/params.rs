@@ -46,6 +46,7 @@ pub(super) fn start(body: &[u8]) -> Result<StreamRequest, String> {
         model_id: String::new(),
         params: checked.params,
         max_fps: checked.max_fps,
+        video_profile: String::new(),
     })
 }
 

@@ -108,6 +108,7 @@ async fn begin(
         model_id: String::new(),
         params,
         max_fps,
+        ..StreamRequest::default()
     };
     let number = match hub.start(request).await {
         Ok(number) => number,

@@ -1,0 +1,220 @@
+//! A peer made of the same library, over real sockets on loopback.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use str0m::change::{SdpAnswer, SdpPendingOffer};
+use str0m::channel::ChannelId;
+use str0m::format::Codec;
+use str0m::media::{Direction, Frequency, MediaKind, MediaTime, Mid};
+use str0m::net::{Protocol, Receive};
+use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc};
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use weir::media::VideoCodec;
+use weir::webrtc::{Sample, SampleKind};
+
+/// What a peer sends.
+pub enum Send {
+    /// A picture at a time of 90 kHz.
+    Video(i64, Vec<u8>),
+    /// A packet of Opus at a time of 90 kHz.
+    Audio(i64, Vec<u8>),
+    /// A text on the data channel.
+    Text(String),
+    /// Asks for a key picture.
+    AskKey,
+}
+
+/// What a peer gets.
+#[derive(Debug)]
+pub enum Got {
+    /// Media can flow.
+    Connected,
+    /// A picture or a packet.
+    Media(Sample),
+    /// The other side wants a key picture.
+    KeyWanted,
+    /// A data channel is open.
+    Opened(String),
+    /// A text came.
+    Text(String),
+}
+
+/// A peer between its offer and its answer.
+pub struct Offering {
+    rtc: Rtc,
+    socket: UdpSocket,
+    pending: SdpPendingOffer,
+    video: Option<Mid>,
+    audio: Option<Mid>,
+    codec: Codec,
+    /// The offer.
+    pub sdp: String,
+}
+
+/// A peer at work; gone without a word when dropped.
+pub struct Client {
+    /// The way to the other side.
+    pub send: mpsc::Sender<Send>,
+    /// What came from there.
+    pub got: mpsc::Receiver<Got>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Offering {
+    /// Offers one video of `codec` and one audio track, and a data channel where it has a label.
+    pub async fn new(direction: Direction, codec: Codec, label: Option<&str>) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let builder = Rtc::builder()
+            .set_crypto_provider(weir::webrtc::provider().into())
+            .clear_codecs()
+            .enable_opus(true, false)
+            .enable_h264(codec == Codec::H264)
+            .enable_vp8(codec == Codec::Vp8)
+            .enable_vp9(codec == Codec::Vp9);
+        let mut rtc = builder.build(Instant::now());
+        rtc.add_local_candidate(Candidate::host(socket.local_addr().unwrap(), "udp").unwrap());
+        let mut changes = rtc.sdp_api();
+        let video = changes.add_media(MediaKind::Video, direction, None, None, None);
+        let audio = changes.add_media(MediaKind::Audio, direction, None, None, None);
+        if let Some(label) = label {
+            changes.add_channel(label.to_owned());
+        }
+        let (offer, pending) = changes.apply().unwrap();
+        Self { rtc, socket, pending, video: Some(video), audio: Some(audio), codec, sdp: offer.to_sdp_string() }
+    }
+
+    /// Goes to work with the answer.
+    pub fn start(mut self, answer: &str) -> Client {
+        let answer = SdpAnswer::from_sdp_string(answer).unwrap();
+        self.rtc.sdp_api().accept_answer(self.pending, answer).unwrap();
+        let (send, orders) = mpsc::channel(64);
+        let (told, got) = mpsc::channel(1024);
+        let driver = Driver {
+            local: self.socket.local_addr().unwrap(),
+            rtc: self.rtc,
+            socket: self.socket,
+            video: self.video,
+            audio: self.audio,
+            codec: self.codec,
+            channel: None,
+            told,
+            over: false,
+        };
+        Client { send, got, task: tokio::spawn(driver.run(orders)) }
+    }
+}
+
+struct Driver {
+    rtc: Rtc,
+    socket: UdpSocket,
+    local: SocketAddr,
+    video: Option<Mid>,
+    audio: Option<Mid>,
+    codec: Codec,
+    channel: Option<ChannelId>,
+    told: mpsc::Sender<Got>,
+    over: bool,
+}
+
+impl Driver {
+    async fn run(mut self, mut orders: mpsc::Receiver<Send>) {
+        let mut bytes = vec![0; 4096];
+        while !self.over {
+            let deadline = self.drain().await;
+            tokio::select! {
+                received = self.socket.recv_from(&mut bytes) => {
+                    let Ok((length, source)) = received else { continue };
+                    let receive = Receive::new(Protocol::Udp, source, self.local, &bytes[..length]);
+                    if let Ok(receive) = receive {
+                        self.rtc.handle_input(Input::Receive(Instant::now(), receive)).unwrap();
+                    }
+                }
+                order = orders.recv() => match order {
+                    Some(order) => self.order(order),
+                    None => return,
+                },
+                () = tokio::time::sleep_until(deadline.into()) => {
+                    self.rtc.handle_input(Input::Timeout(Instant::now())).unwrap();
+                }
+            }
+        }
+    }
+
+    fn order(&mut self, order: Send) {
+        let (mid, time, data) = match order {
+            Send::Video(pts, data) => (self.video, MediaTime::new(pts as u64, Frequency::NINETY_KHZ), data),
+            Send::Audio(pts, data) => {
+                (self.audio, MediaTime::new(pts as u64 * 8 / 15, Frequency::FORTY_EIGHT_KHZ), data)
+            }
+            Send::Text(text) => {
+                let mut channel = self.rtc.channel(self.channel.expect("an open channel")).unwrap();
+                assert!(channel.write(false, text.as_bytes()).unwrap());
+                return;
+            }
+            Send::AskKey => {
+                let mut writer = self.rtc.writer(self.video.unwrap()).unwrap();
+                writer.request_keyframe(None, str0m::media::KeyframeRequestKind::Pli).unwrap();
+                return;
+            }
+        };
+        let video = mid == self.video;
+        let writer = self.rtc.writer(mid.unwrap()).unwrap();
+        let wanted = if video { self.codec } else { Codec::Opus };
+        let fits = |params: &&str0m::format::PayloadParams| {
+            params.spec().codec == wanted && params.spec().format.packetization_mode != Some(0)
+        };
+        let pt = writer.payload_params().find(fits).expect("a codec").pt();
+        writer.write(pt, Instant::now(), time, data).unwrap();
+    }
+
+    async fn drain(&mut self) -> Instant {
+        loop {
+            match self.rtc.poll_output().unwrap() {
+                Output::Timeout(at) => return at.min(Instant::now() + Duration::from_millis(100)),
+                Output::Transmit(it) => drop(self.socket.send_to(&it.contents, it.destination).await),
+                Output::Event(event) => self.event(event),
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        let got = match event {
+            Event::Connected => Got::Connected,
+            Event::MediaData(data) => {
+                let kind = match data.params.spec().codec {
+                    Codec::H264 => SampleKind::Video(VideoCodec::H264),
+                    Codec::Vp8 => SampleKind::Video(VideoCodec::Vp8),
+                    _ => SampleKind::Audio,
+                };
+                Got::Media(Sample {
+                    kind,
+                    time: data.time.rebase(Frequency::NINETY_KHZ).numer() as i64,
+                    arrived: Instant::now(),
+                    whole: data.contiguous,
+                    key: data.is_keyframe(),
+                    data: data.data,
+                })
+            }
+            Event::KeyframeRequest(_) => Got::KeyWanted,
+            Event::ChannelOpen(id, label) => {
+                self.channel = Some(id);
+                Got::Opened(label)
+            }
+            Event::ChannelData(data) => Got::Text(String::from_utf8(data.data).unwrap()),
+            Event::Closed | Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
+                self.over = true;
+                return;
+            }
+            _ => return,
+        };
+        drop(self.told.try_send(got));
+    }
+}
