@@ -12,6 +12,7 @@ use self::error::ApiError;
 use super::doors::webrtc::Door;
 use super::hub::Hub;
 
+mod app;
 mod auth;
 mod body;
 mod error;

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::error::ApiError;
-use super::{auth, body};
+use super::{app, auth, body};
 use crate::link::Outcome;
 use crate::supervisor::doors::webrtc::{Admitted, Door, DoorError};
 use crate::supervisor::hub::{Hub, HubError};
@@ -34,6 +34,9 @@ pub(super) const ROUTES: [&str; 5] = ["/whip", "/whep", "/webrtc/ice-servers", "
 
 /// The name that a path is counted by; `None` when it is none of ours.
 pub(super) fn label(path: &str) -> Option<&'static str> {
+    if let Some(page) = app::ROUTES.iter().find(|&&page| page == path) {
+        return Some(page);
+    }
     let mut parts = path.strip_prefix('/')?.split('/');
     match (parts.next()?, parts.next(), parts.next()) {
         ("whip", _, None) => Some(ROUTES[0]),
@@ -62,7 +65,13 @@ pub(super) fn routes(door: Arc<Door>) -> Router<Arc<Hub>> {
         Some(cors) => routes.layer(cors),
         None => routes,
     };
-    routes.with_state(door)
+    // The page holds no secret: where a token is needed, it asks for one. Without a token it is guarded as the rest is.
+    let page = app::routes();
+    let page = match door.hub().config.auth_token.is_empty() {
+        true => page.layer(middleware::from_fn_with_state(door.clone(), guard)),
+        false => page,
+    };
+    routes.merge(page).with_state(door)
 }
 
 /// What pages of other origins may do; `None`: nothing.
@@ -430,6 +439,8 @@ mod tests {
             ("/webrtc/abc", Some("/webrtc/{resource}")),
             ("/offer", Some("/offer")),
             ("/live/offer", Some("/offer")),
+            ("/app", Some("/app")),
+            ("/app/script.js", Some("/app/script.js")),
             ("/webrtc", None),
             ("/whip/a/b", None),
             ("/health", None),

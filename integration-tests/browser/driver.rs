@@ -1,0 +1,127 @@
+//! A Chromium without a screen, driven by the WebDriver protocol (W3C), and the runner that it talks to.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// A time limit that no sound test reaches.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// A process that ends with this value.
+struct Ours(Child);
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A running `weir serve`.
+pub struct Runner {
+    _child: Ours,
+    /// Where it listens.
+    pub port: u16,
+}
+
+impl Runner {
+    /// Starts a runner of `pipeline` and waits for its port.
+    pub fn start(pipeline: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+        command.args(["serve", "--host=127.0.0.1", "--port=0", &format!("--model-id={pipeline}")]);
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let child = Ours(child);
+        let port =
+            lines.find_map(|line| line.ok()?.rsplit_once("Listening on http://127.0.0.1:")?.1.trim().parse().ok());
+        // The rest of the log is read away, so that the runner never waits for it.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        Self { _child: child, port: port.expect("a port") }
+    }
+}
+
+/// A browser with one window.
+pub struct Browser {
+    _driver: Ours,
+    http: reqwest::Client,
+    session: String,
+}
+
+impl Browser {
+    /// Starts `chromedriver` and Chromium with a camera that shows a test picture.
+    pub async fn start() -> Self {
+        let mut child =
+            Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).spawn().expect("chromedriver");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let driver = Ours(child);
+        let port = |line: String| {
+            line.split("started successfully on port ").nth(1)?.trim_end_matches('.').parse::<u16>().ok()
+        };
+        let port = lines.find_map(|line| port(line.ok()?)).expect("chromedriver's port");
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        let tls = weir::tls::client_config(&weir::tls::TlsPolicy::Skip).unwrap();
+        let http = reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls).build().unwrap();
+        let base = format!("http://127.0.0.1:{port}/session");
+        let options = json!({"args": [
+            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1280,900",
+            "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--no-first-run",
+            "--autoplay-policy=no-user-gesture-required", "--mute-audio",
+        ]});
+        let wish = json!({"capabilities": {"alwaysMatch": {
+            "browserName": "chrome", "goog:chromeOptions": options, "timeouts": {"script": 60_000},
+        }}});
+        let answer: Value = http.post(&base).json(&wish).send().await.unwrap().json().await.unwrap();
+        let id = answer["value"]["sessionId"].as_str().unwrap_or_else(|| panic!("no browser: {answer}"));
+        Self { _driver: driver, session: format!("{base}/{id}"), http }
+    }
+
+    async fn order(&self, path: &str, body: Value) -> Value {
+        let answer = self.http.post(format!("{}/{path}", self.session)).json(&body).send().await.unwrap();
+        let (status, answer): (_, Value) = (answer.status(), answer.json().await.unwrap());
+        assert!(status.is_success(), "{path}: {}", answer["value"]["message"]);
+        answer["value"].clone()
+    }
+
+    /// Opens a page.
+    pub async fn open(&self, url: &str) {
+        self.order("url", json!({ "url": url })).await;
+    }
+
+    /// Runs the body of an asynchronous function in the page. Gives what it returns.
+    pub async fn run(&self, script: &str) -> Value {
+        let script = format!(
+            "const done = arguments[arguments.length - 1];\
+             (async () => {{ {script} }})().then((value) => done({{ value }}), (error) => done({{ error: String(error?.stack ?? error) }}));"
+        );
+        let answer = self.order("execute/async", json!({ "script": script, "args": [] })).await;
+        assert!(answer.get("error").is_none(), "{}", answer["error"]);
+        answer["value"].clone()
+    }
+
+    /// Runs it until it gives something true.
+    pub async fn until(&self, what: &str, script: &str) -> Value {
+        let began = Instant::now();
+        loop {
+            let value = self.run(script).await;
+            if !matches!(value, Value::Null | Value::Bool(false)) {
+                return value;
+            }
+            assert!(began.elapsed() < LONG, "{what}: not in time");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// A picture of the window as PNG in base64.
+    pub async fn screenshot(&self) -> String {
+        let answer = self.http.get(format!("{}/screenshot", self.session)).send().await.unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        answer["value"].as_str().unwrap().to_owned()
+    }
+
+    /// Closes the browser.
+    pub async fn close(self) {
+        let _ = self.http.delete(&self.session).send().await;
+    }
+}

@@ -1,0 +1,215 @@
+//! A real Chromium at a real runner: WHIP, WHEP, `/offer`, and the page.
+//!
+//! `scripts/browser` sees to Chromium and its driver and runs these.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+mod driver;
+
+use driver::{Browser, Runner};
+
+/// In the page: a source whose left half is red and whose right half is green, above a row of bars that spell the time; and
+/// eyes that read both from a video.
+const TOOLS: &str = r##"
+const SIZE = 384, BITS = 16, BAR = SIZE / BITS;
+const canvas = () => {
+  const made = document.createElement("canvas");
+  [made.width, made.height] = [SIZE, SIZE];
+  return made;
+};
+const film = () => {
+  const shown = canvas(), pen = shown.getContext("2d");
+  const draw = () => {
+    pen.fillStyle = "#c00000"; pen.fillRect(0, 0, SIZE / 2, SIZE);
+    pen.fillStyle = "#00c000"; pen.fillRect(SIZE / 2, 0, SIZE / 2, SIZE);
+    const now = Math.floor(performance.now()) & 0xFFFF;
+    for (let bit = 0; bit < BITS; bit++) {
+      pen.fillStyle = now >> bit & 1 ? "#fff" : "#000";
+      pen.fillRect(bit * BAR, SIZE - 48, BAR, 48);
+    }
+  };
+  draw();
+  setInterval(draw, 33);
+  return shown.captureStream(30);
+};
+const look = (video) => {
+  const seen = canvas(), pen = seen.getContext("2d", { willReadFrequently: true });
+  pen.drawImage(video, 0, 0, SIZE, SIZE);
+  const at = (x, y) => [...pen.getImageData(x, y, 1, 1).data].slice(0, 3);
+  let time = 0;
+  const inverted = at(SIZE / 4, SIZE / 3)[0] < 128;
+  for (let bit = 0; bit < BITS; bit++) {
+    const light = at(bit * BAR + BAR / 2, SIZE - 24)[1] > 128;
+    if (light !== inverted) time |= 1 << bit;
+  }
+  return { left: at(SIZE / 4, SIZE / 3), right: at(SIZE * 3 / 4, SIZE / 3), late: (Math.floor(performance.now()) - time) & 0xFFFF };
+};
+const shown = () => { const video = document.createElement("video"); video.muted = true; video.autoplay = true; document.body.append(video); return video; };
+const gathered = (pc) => new Promise((done) => { pc.onicegatheringstatechange = () => pc.iceGatheringState === "complete" && done(); setTimeout(done, 2000); });
+const near = ([r, g, b], [R, G, B]) => [r - R, g - G, b - B].every((off) => Math.abs(off) < 70);
+const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+// Looks until the picture is `left` and `right`; then for two seconds at how late it is.
+const judge = async (video, left, right) => {
+  const until = performance.now() + 40000;
+  let seen;
+  for (;;) {
+    seen = video.videoWidth ? look(video) : null;
+    if (seen && near(seen.left, left) && near(seen.right, right)) break;
+    if (performance.now() > until) throw new Error("seen last: " + JSON.stringify(seen));
+    await sleep(50);
+  }
+  const late = [];
+  for (let count = 0; count < 60; count++) { await sleep(33); late.push(look(video).late); }
+  late.sort((a, b) => a - b);
+  return { ...seen, p50: late[30], p95: late[57] };
+};
+const RED = [192, 0, 0], GREEN = [0, 192, 0], CYAN = [63, 255, 255], PINK = [255, 63, 255];
+"##;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Chromium and its driver: scripts/browser"]
+async fn a_browser_films_by_whip_and_watches_by_whep() {
+    let runner = Runner::start("invert");
+    let browser = Browser::start().await;
+    browser.open(&format!("http://localhost:{}/app", runner.port)).await;
+    for codec in ["H264", "VP8"] {
+        let script = format!(
+            r#"{TOOLS}
+            const post = async (path, sdp) => {{
+              for (;;) {{
+                const response = await fetch(path, {{ method: "POST", headers: {{ "Content-Type": "application/sdp" }}, body: sdp }});
+                if ([409, 503].includes(response.status)) {{ await sleep(200); continue; }}
+                if (response.status !== 201) throw new Error(await response.text());
+                return {{ place: response.headers.get("location"), answer: {{ type: "answer", sdp: await response.text() }} }};
+              }}
+            }};
+            const size = encodeURIComponent(JSON.stringify({{ width: SIZE, height: SIZE }}));
+            const camera = new RTCPeerConnection();
+            const track = camera.addTransceiver(film().getVideoTracks()[0], {{ direction: "sendonly" }});
+            const codecs = RTCRtpReceiver.getCapabilities("video").codecs.filter((each) => each.mimeType === "video/{codec}");
+            if (!codecs.length) return {{ skipped: true }};
+            track.setCodecPreferences(codecs);
+            await camera.setLocalDescription();
+            await gathered(camera);
+            const sent = await post("whip/cam?params=" + size, camera.localDescription.sdp);
+            await camera.setRemoteDescription(sent.answer);
+            const viewer = new RTCPeerConnection(), video = shown();
+            viewer.ontrack = ({{ track, receiver }}) => {{ receiver.jitterBufferTarget = 0; video.srcObject = new MediaStream([track]); }};
+            viewer.addTransceiver("video", {{ direction: "recvonly" }});
+            await viewer.setLocalDescription();
+            // Without waiting: the addresses follow by PATCH.
+            const seen = await post("whep/cam", viewer.localDescription.sdp);
+            viewer.onicecandidate = ({{ candidate }}) => candidate && fetch(seen.place, {{
+              method: "PATCH", headers: {{ "Content-Type": "application/trickle-ice-sdpfrag" }}, body: "a=" + candidate.candidate + "\r\n" }});
+            await viewer.setRemoteDescription(seen.answer);
+            const result = await judge(video, CYAN, PINK);
+            for (const each of [...(await camera.getStats()).values()]) if (each.type === "codec") result.codec = each.mimeType;
+            for (const {{ place }} of [seen, sent]) result.left_by = (await fetch(place, {{ method: "DELETE" }})).status;
+            camera.close(); viewer.close(); video.remove();
+            return result;"#
+        );
+        let result = browser.run(&script).await;
+        assert_eq!(result["codec"], format!("video/{codec}"), "{result}");
+        assert_eq!(result["left_by"], 200);
+        println!(
+            "WHIP with {codec}, WHEP with H.264: glass to glass p50 {} ms, p95 {} ms",
+            result["p50"], result["p95"]
+        );
+    }
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Chromium and its driver: scripts/browser"]
+async fn an_offer_comes_back_transformed_and_the_page_turns_it() {
+    let runner = Runner::start("invert");
+    let browser = Browser::start().await;
+    let page = format!("http://localhost:{}/app", runner.port);
+    browser.open(&page).await;
+    let script = format!(
+        r#"{TOOLS}
+        const pc = new RTCPeerConnection(), video = shown(), control = pc.createDataChannel("control");
+        pc.ontrack = ({{ track, receiver }}) => {{ receiver.jitterBufferTarget = 0; video.srcObject = new MediaStream([track]); }};
+        pc.addTrack(film().getVideoTracks()[0]);
+        await pc.setLocalDescription();
+        await gathered(pc);
+        const size = {{ width: SIZE, height: SIZE }};
+        const response = await fetch("offer", {{ method: "POST", headers: {{ "Content-Type": "application/json" }},
+          body: JSON.stringify({{ offer: pc.localDescription, params: size }}) }});
+        if (!response.ok) throw new Error(await response.text());
+        const place = response.headers.get("location");
+        await pc.setRemoteDescription(await response.json());
+        const result = await judge(video, CYAN, PINK);
+        const replied = new Promise((done) => {{ control.onmessage = ({{ data }}) => done(JSON.parse(data)); }});
+        control.send(JSON.stringify({{ type: "update_params", params: {{ ...size, strength: 0 }}, request_id: 5 }}));
+        result.reply = await replied;
+        result.plain = (await judge(video, RED, GREEN)).left;
+        await fetch(place, {{ method: "DELETE" }});
+        pc.close(); video.remove();
+        return result;"#
+    );
+    let result = browser.run(&script).await;
+    assert_eq!((&result["reply"]["success"], &result["reply"]["request_id"]), (&true.into(), &5.into()), "{result}");
+    println!("/offer: glass to glass p50 {} ms, p95 {} ms", result["p50"], result["p95"]);
+
+    // The page: the browser's test camera in, the result beside it, a slider that turns it.
+    let health = "return (await (await fetch('health')).json()).status === 'IDLE'";
+    browser.until("a free runner", health).await;
+    browser.open(&page).await;
+    browser.until("the slider", "return !!document.getElementById('param-strength')").await;
+    browser.run("document.getElementById('start').click()").await;
+    // The mean colours of both pictures; inverted, each pair makes white.
+    let means = r#"
+        const mean = (id) => {
+          const video = document.getElementById(id);
+          if (!video.videoWidth) return null;
+          const small = document.createElement("canvas");
+          [small.width, small.height] = [8, 8];
+          const pen = small.getContext("2d");
+          // The test camera's corner is plain; the rest moves.
+          const side = Math.min(video.videoWidth, video.videoHeight);
+          pen.drawImage(video, (video.videoWidth - side) / 2, (video.videoHeight - side) / 2, side, side, 0, 0, 8, 8);
+          const data = pen.getImageData(0, 0, 8, 8).data, sum = [0, 0, 0];
+          for (let at = 0; at < data.length; at += 4) for (const c of [0, 1, 2]) sum[c] += data[at + c] / 64;
+          return sum;
+        };
+        const [a, b] = [mean("source"), mean("result")];
+        if (!a || !b) return null;
+    "#;
+    let inverted = format!("{means} return a.every((each, at) => Math.abs(255 - each - b[at]) < 30) && {{ a, b }}");
+    let seen = browser.until("the inverted camera", &inverted).await;
+    println!("/app: source {}, result {}", seen["a"], seen["b"]);
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    if let Some(path) = std::env::var("WEIR_SCREENSHOT").ok().filter(|path| !path.is_empty()) {
+        std::fs::write(path, browser.screenshot().await).unwrap();
+    }
+    browser
+        .run(
+            "const slider = document.getElementById('param-strength'); slider.value = 0;\
+             slider.dispatchEvent(new Event('input', { bubbles: true }));",
+        )
+        .await;
+    let plain = format!("{means} return a.every((each, at) => Math.abs(each - b[at]) < 30)");
+    browser.until("the plain camera", &plain).await;
+    browser.until("the answer", "return document.getElementById('answer').textContent === 'In force.'").await;
+
+    // A mistake in the editor is told with its line, and nothing is sent.
+    let mistake = "const box = document.getElementById('json'); box.value = '{\\n  \"strength\": 0.5,\\n  oops\\n}';\
+                   box.dispatchEvent(new Event('input', { bubbles: true }));\
+                   return document.getElementById('json-error').textContent";
+    let told = browser.run(mistake).await;
+    assert!(told.as_str().unwrap().starts_with("Line 3"), "{told}");
+
+    // The picture alone, for OBS, beside the page that films.
+    let link = browser.run("return document.getElementById('view-link').value").await;
+    let framed = format!(
+        "const frame = document.createElement('iframe'); frame.src = {link}; document.body.append(frame); frame.id = 'framed'"
+    );
+    browser.run(&framed).await;
+    let playing = "const video = document.getElementById('framed').contentDocument?.querySelector('video');\
+                   return !!video && video.videoWidth > 0 && video.currentTime > 0";
+    browser.until("the view", playing).await;
+    browser.run("document.getElementById('stop').click()").await;
+    browser.until("a free runner", health).await;
+    browser.close().await;
+}
