@@ -20,4 +20,5 @@ mod supervisor;
 mod support;
 mod trickle;
 mod webrtc;
+mod workflow_images;
 mod workflow_sd;

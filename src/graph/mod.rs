@@ -36,7 +36,7 @@ pub use builder::{GraphBuilder, Tensor};
 pub use external::{External, ExternalWriter};
 pub use footprint::Footprint;
 pub use model::{Model, OPSET, check};
-pub use ops::{Conv, Interpolation, Pool};
+pub use ops::{Conv, Interpolation, Padding, Pool};
 pub use types::{DType, Dim, Shape};
 
 /// Why a graph could not be built or written. `at` is the scope and the operator, such as `unet.conv_in/Conv`.

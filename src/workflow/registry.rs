@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn a_misspelt_class_has_a_near_one() {
         assert_eq!(near("Imageinvert"), ["ImageInvert"]);
-        assert_eq!(near("ImageBlnd"), ["ImageBlend"]);
+        assert_eq!(near("ImageBlnd"), ["ImageBlend", "ImageBlur"]);
         assert!(near("TotallyDifferentThing").is_empty());
     }
 }

@@ -1,7 +1,18 @@
 //! Operators that move elements without changing them.
 
-use super::super::builder::{int, ints};
+use super::super::builder::{int, ints, text};
 use super::super::{DType, Dim, GraphBuilder, GraphError, Shape, Tensor};
+
+/// What stands beyond the ends of a padded dimension.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Padding {
+    /// This number.
+    Number(f64),
+    /// The last element again and again.
+    Edge,
+    /// The elements in reverse, the last one not twice.
+    Reflect,
+}
 
 impl GraphBuilder {
     /// The same elements in another shape. One entry may be −1: what is left over. Symbolic dimensions cannot be reshaped.
@@ -209,20 +220,44 @@ impl GraphBuilder {
     /// [`GraphError::Shape`] when the counts are not one for each dimension, or a padded dimension is symbolic;
     /// [`GraphError::Dtype`] for `bool`.
     pub fn pad(&mut self, x: &Tensor, before: &[u64], after: &[u64]) -> Result<Tensor, GraphError> {
+        self.pad_with(x, before, after, Padding::Number(0.0))
+    }
+
+    /// Adds `before` and `after` elements at the ends of each dimension.
+    ///
+    /// # Errors
+    /// As [`Self::pad`]; also when a mirror image would need more elements than there are.
+    pub fn pad_with(&mut self, x: &Tensor, before: &[u64], after: &[u64], with: Padding) -> Result<Tensor, GraphError> {
         if before.len() != x.rank() || after.len() != x.rank() {
             return Err(self.shape_error("Pad", format!("{} needs {} counts a side", x.shape(), x.rank())));
         }
         let dims: Option<Vec<Dim>> = (x.shape().dims().iter().zip(before).zip(after))
             .map(|((dim, &before), &after)| match (dim, before, after) {
                 (dim, 0, 0) => Some(dim.clone()),
-                (dim, before, after) => dim.fixed()?.checked_add(before)?.checked_add(after).map(Dim::Fixed),
+                (dim, before, after) => {
+                    let old = dim.fixed()?;
+                    let fits = match with {
+                        Padding::Number(_) => true,
+                        Padding::Edge => old > 0,
+                        Padding::Reflect => before.max(after) < old,
+                    };
+                    let new = old.checked_add(before)?.checked_add(after)?;
+                    fits.then_some(Dim::Fixed(new))
+                }
             })
             .collect();
-        let dims = dims.ok_or_else(|| self.shape_error("Pad", format!("{} cannot be padded", x.shape())))?;
+        let dims = dims.ok_or_else(|| self.shape_error("Pad", format!("{} cannot be padded so", x.shape())))?;
         let counts: Vec<i64> = before.iter().chain(after).map(|&n| n as i64).collect();
         let counts = self.ints([counts.len() as u64], &counts)?;
-        let zero = self.scalar(x.dtype(), 0.0)?;
-        self.node("Pad", &[x, &counts, &zero], Vec::new(), x.dtype(), Shape::new(dims))
+        let shape = Shape::new(dims);
+        match with {
+            Padding::Number(number) => {
+                let number = self.scalar(x.dtype(), number)?;
+                self.node("Pad", &[x, &counts, &number], Vec::new(), x.dtype(), shape)
+            }
+            Padding::Edge => self.node("Pad", &[x, &counts], vec![text("mode", "edge")], x.dtype(), shape),
+            Padding::Reflect => self.node("Pad", &[x, &counts], vec![text("mode", "reflect")], x.dtype(), shape),
+        }
     }
 
     fn axes(&mut self, places: &[usize]) -> Result<Tensor, GraphError> {

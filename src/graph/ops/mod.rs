@@ -7,6 +7,7 @@ mod linear;
 mod norm;
 mod resize;
 
+pub use layout::Padding;
 pub use linear::{Conv, Pool};
 pub use resize::Interpolation;
 

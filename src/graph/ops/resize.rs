@@ -1,6 +1,6 @@
 //! Making pictures larger and smaller.
 
-use super::super::builder::text;
+use super::super::builder::{float, text};
 use super::super::{Dim, GraphBuilder, GraphError, Shape, Tensor};
 
 /// How the pixels of a resized picture come from those of the old one.
@@ -10,6 +10,10 @@ pub enum Interpolation {
     Nearest,
     /// Between the neighbours, with pixel centres at halves (`align_corners = False`), without antialiasing.
     Linear,
+    /// The pixel under the new one's centre: `⌊(i + ½) · old / new⌋`, PyTorch's `nearest-exact`.
+    NearestExact,
+    /// Cubic convolution over 4×4 neighbours with a = −¾, pixel centres at halves, edges repeated: PyTorch's `bicubic`.
+    Cubic,
 }
 
 impl GraphBuilder {
@@ -39,6 +43,16 @@ impl GraphBuilder {
             Interpolation::Linear => {
                 vec![text("mode", "linear"), text("coordinate_transformation_mode", "pytorch_half_pixel")]
             }
+            Interpolation::NearestExact => vec![
+                text("mode", "nearest"),
+                text("coordinate_transformation_mode", "half_pixel"),
+                text("nearest_mode", "round_prefer_ceil"),
+            ],
+            Interpolation::Cubic => vec![
+                text("mode", "cubic"),
+                text("coordinate_transformation_mode", "half_pixel"),
+                float("cubic_coeff_a", -0.75),
+            ],
         };
         let shape = Shape::new([*batch, *channels, height, width].map(Dim::Fixed));
         self.node_with_gaps(op, &[Some(x), None, None, Some(&sizes)], attributes, x.dtype(), shape)

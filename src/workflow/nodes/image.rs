@@ -1,5 +1,6 @@
 //! Operations on pictures, f32 (B, H, W, C).
 
+use super::{area, scale};
 use crate::graph::{DType, GraphBuilder, GraphError, Interpolation, Tensor};
 use crate::workflow::class::input::{choice, float, image, int};
 use crate::workflow::class::{Class, out};
@@ -38,10 +39,14 @@ fn invert(cx: &mut Cx<'_>) -> Result<Vec<Value>, LowerError> {
     cx.one(&y)
 }
 
-/// `clamp(a·(1 − f) + mode(a, b)·f, 0, 1)`
+/// `clamp(a·(1 − f) + mode(a, b)·f, 0, 1)`; a second picture of another size is scaled bicubically and cropped.
 fn blend(cx: &mut Cx<'_>) -> Result<Vec<Value>, LowerError> {
-    let a = cx.tensor("image1")?;
-    let b = cx.tensor("image2")?;
+    let (a, mut b) = (cx.tensor("image1")?, cx.tensor("image2")?);
+    let [_, h, w, _] = area::picture(cx, "image1", &a)?;
+    let [_, h2, w2, _] = area::picture(cx, "image2", &b)?;
+    if [h, w] != [h2, w2] {
+        b = scale::resized(cx, &b, [h, w], "bicubic", true)?;
+    }
     let factor = cx.float("blend_factor")?;
     let mode = cx.text("blend_mode")?;
     let g = cx.g()?;

@@ -1,9 +1,16 @@
 //! The node classes, one file a family. [`super`] says how to add one.
 
+mod area;
+mod blur;
+mod compose;
+mod edges;
+mod geometry;
 mod image;
 mod io;
 mod mask;
+mod morphology;
 mod picture;
+mod scale;
 mod sd_control;
 mod sd_find;
 mod sd_hooks;
@@ -14,6 +21,7 @@ mod sd_prompt;
 mod sd_sampler;
 mod sd_schedule;
 mod sd_text;
+mod tone;
 
 use super::class::Class;
 
@@ -28,4 +36,11 @@ pub const FAMILIES: &[&[Class]] = &[
     sd_control::CLASSES,
     sd_latent::CLASSES,
     sd_sampler::CLASSES,
+    scale::CLASSES,
+    blur::CLASSES,
+    geometry::CLASSES,
+    compose::CLASSES,
+    tone::CLASSES,
+    morphology::CLASSES,
+    edges::CLASSES,
 ];
