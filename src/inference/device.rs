@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use object::read::elf::{Dyn, FileHeader};
 use object::read::{ReadCache, ReadRef};
 
-use super::ffi::cuda::{self, DRIVER, Stream, Trouble};
+use super::ffi::cuda::{self, Stream, Trouble};
 use super::ffi::keep;
 use super::{Config, InferenceError, Provider, Runtime};
 
@@ -55,7 +55,7 @@ pub(super) fn open(runtime: &Runtime, config: &Config) -> Result<Arc<Stream>, In
 
 fn lack(trouble: Trouble, device: u32) -> Lack {
     match trouble {
-        Trouble::NoDriver(message) => (format!("{DRIVER}, the driver's library, does not load: {message}"), NO_DRIVER),
+        Trouble::NoDriver(message) => (format!("no NVIDIA driver answers: {message}"), NO_DRIVER),
         Trouble::Driver(message) => (format!("the driver answers: {message}"), NO_DRIVER),
         Trouble::NoDevice(0) => ("the driver knows no GPU".to_owned(), NO_DRIVER),
         Trouble::NoDevice(count) => {
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn each_trouble_says_what_to_do() {
         for (trouble, what, remedy) in [
-            (Trouble::NoDriver("cannot open".into()), "libcuda.so.1", "--gpus all"),
+            (Trouble::NoDriver("libcuda.so.1: cannot open".into()), "answers: libcuda.so.1", "--gpus all"),
             (Trouble::Driver("not initialised".into()), "not initialised", "--gpus all"),
             (Trouble::NoDevice(0), "no GPU", "--gpus all"),
             (Trouble::NoDevice(2), "no GPU 5, the driver knows 2", "inference.device"),

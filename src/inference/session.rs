@@ -128,6 +128,8 @@ impl Session {
             };
             raw.map_err(|error| provider::refused(load.config, &error))
         })?;
+        let (provider, precision) = (load.config.provider, load.precision);
+        tracing::info!(graph = load.name, %provider, %precision, "A graph is loaded.");
         let inputs: Vec<_> = raw.inputs().iter().map(Side::new).collect::<Result<_, _>>()?;
         let outputs: Vec<_> = raw.outputs().iter().map(Side::new).collect::<Result<_, _>>()?;
         let stream = match &memory {

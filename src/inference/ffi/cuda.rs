@@ -12,7 +12,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 /// The driver's library, under the name that drivers install it by.
-pub const DRIVER: &str = "libcuda.so.1";
+const DRIVER: &str = "libcuda.so.1";
 
 /// Why a GPU cannot be used.
 #[derive(Debug, PartialEq, Eq)]
