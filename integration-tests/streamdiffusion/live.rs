@@ -151,6 +151,10 @@ async fn parameters_change_while_video_flows() {
         some_pictures(&runner).await;
     }
     assert_eq!(stream.events_of("error"), Vec::<Value>::new());
+    // A checker that is asked for and not there is no secret.
+    let note = "no picture is checked";
+    assert!(status(&runner).await["weir"]["notes"][0].as_str().is_some_and(|said| said.contains(note)));
+    assert_eq!(runner.log().matches(note).count(), 1, "once a start");
 
     // What does not load is told, and nothing changes.
     let mut wrong = params.clone();
@@ -195,4 +199,28 @@ async fn parameters_change_while_video_flows() {
     for (turn, Change { what, between: [first, last] }) in turns.iter().zip(&changes) {
         assert!((first..=last).contains(&turn), "{what}: at {turn}, not in {first}..={last}; {:?}", told());
     }
+}
+
+#[test]
+fn a_machine_is_prepared_or_the_reason_is_told() {
+    let place = tempfile::tempdir().unwrap();
+    models(place.path());
+    let prepare = |model: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_weir"));
+        command.args(["prepare", "--model-id", model, "--engine-models"]).arg(place.path());
+        let output = command.output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout),
+        )
+    };
+    let (code, said) = prepare("streamdiffusion-sdxl");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("[1/1] ") && said.contains("streamdiffusion-sdxl is prepared"), "{said}");
+    let (code, said) = prepare("streamdiffusion-sd15");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("is not prepared") && said.contains("Lykon/dreamshaper-8"), "{said}");
+    let (code, said) = prepare("streamdiffusion-faceid");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("there is no pipeline `streamdiffusion-faceid`"), "{said}");
 }

@@ -1,5 +1,5 @@
-//! `weir prepare`: loads the pipeline once and ends, so that what loading leaves behind (engines built for this GPU) is
-//! there when streams come.
+//! `weir prepare`: loads the pipeline with each set of parameters that would take long when a stream asks for it, and ends,
+//! so that what loading leaves behind (engines built for this GPU) is there when streams come.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::rig::call;
 use super::{engine, logging, serve, settings};
+use crate::pipeline::{Params, registry};
 use crate::supervisor::{self, EngineCommand};
 
 /// The least time that loading gets here: engines may have to be built.
@@ -20,7 +21,7 @@ const LOAD: u64 = 3_600_000;
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) fn command() -> Command {
-    let about = "Load the pipeline once and end, so that engines are built before streams come. 0 if it loads.";
+    let about = "Load the pipeline and end, so that engines are built before streams come. 0 if it loads.";
     settings::arguments(Command::new("prepare").about(about))
 }
 
@@ -35,11 +36,15 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     config.supervisor.port = 0;
     config.supervisor.load_ms = config.supervisor.load_ms.max(LOAD);
     config.supervisor.max_failures = 1;
+    // What one instance leaves behind serves all.
+    config.supervisor.capacity = 1;
+    config.engine.capacity = 1;
     let name = config.supervisor.model_id.clone();
     let began = Instant::now();
     match prepare(config) {
-        Ok(()) => {
-            super::print(&format!("{name} is prepared; it took {:.1} s.\n", began.elapsed().as_secs_f64()));
+        Ok(count) => {
+            let sets = if count == 1 { String::new() } else { format!(" with {count} sets of parameters") };
+            super::print(&format!("{name} is prepared{sets}; it took {:.1} s.\n", began.elapsed().as_secs_f64()));
             ExitCode::SUCCESS
         }
         Err(message) => {
@@ -49,7 +54,40 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     }
 }
 
-fn prepare(config: crate::config::Config) -> Result<(), String> {
+/// Loads one set after another. Returns how many there were.
+fn prepare(mut config: crate::config::Config) -> Result<usize, String> {
+    let name = config.supervisor.model_id.clone();
+    // A name that is not known is the engine's to refuse.
+    let sets = registry::find(&name).map_or_else(
+        || vec![Params::new()],
+        |pipeline| {
+            let given = &config.engine.initial_params;
+            let given = if given.is_empty() { pipeline.initial() } else { given.clone() };
+            pipeline.preparations(&given, config.engine.inference.provider)
+        },
+    );
+    let count = sets.len();
+    for (number, params) in sets.into_iter().enumerate() {
+        config.engine.initial_params = params;
+        let began = Instant::now();
+        let told = |detail: &str| {
+            let seconds = began.elapsed().as_secs();
+            super::complain(&format!("[{}/{count}] {detail} ({seconds} s)", number + 1));
+        };
+        load(&config, &told).map_err(|message| match count {
+            1 => message,
+            _ => format!(
+                "{message} (set {} of {count}: {})",
+                number + 1,
+                Value::Object(config.engine.initial_params.clone())
+            ),
+        })?;
+    }
+    Ok(count)
+}
+
+/// Loads the pipeline once. `told` hears of each step.
+fn load(config: &crate::config::Config, told: &dyn Fn(&str)) -> Result<(), String> {
     let command = EngineCommand::Process { program: serve::program()?, arguments: engine::arguments(&config.log) };
     let engine = serde_json::to_value(&config.engine).map_err(|error| format!("settings of the engine: {error}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -61,10 +99,10 @@ fn prepare(config: crate::config::Config) -> Result<(), String> {
         let end = async {
             tokio::select! {
                 () = asked => {}
-                loaded = loaded(address) => outcome = loaded,
+                loaded = loaded(address, told) => outcome = loaded,
             }
         };
-        let run = supervisor::run(config.supervisor, engine, command, end, |address| {
+        let run = supervisor::run(config.supervisor.clone(), engine, command, end, |address| {
             // The receiver is gone only when everything ends.
             let _ = tell.send(address);
         });
@@ -76,8 +114,9 @@ fn prepare(config: crate::config::Config) -> Result<(), String> {
 }
 
 /// Waits until the pipeline is there.
-async fn loaded(address: oneshot::Receiver<SocketAddr>) -> Result<(), String> {
+async fn loaded(address: oneshot::Receiver<SocketAddr>, told: &dyn Fn(&str)) -> Result<(), String> {
     let address = address.await.map_err(|_| "it does not listen".to_owned())?;
+    let mut last = String::new();
     loop {
         let (_, body) =
             call::request(address, Method::GET, "/health", None).await.map_err(|error| error.to_string())?;
@@ -85,7 +124,13 @@ async fn loaded(address: oneshot::Receiver<SocketAddr>) -> Result<(), String> {
         match health["status"].as_str() {
             Some("IDLE") => return Ok(()),
             Some("ERROR") => return Err(health["detail"].as_str().unwrap_or("it cannot load").to_owned()),
-            _ => tokio::time::sleep(LOOK).await,
+            _ => {
+                if let Some(detail) = health["detail"].as_str().filter(|detail| *detail != last) {
+                    last = detail.to_owned();
+                    told(detail);
+                }
+                tokio::time::sleep(LOOK).await;
+            }
         }
     }
 }

@@ -185,6 +185,7 @@ impl Watch {
             "latency_ms": shared.meter.latency(),
             "dropped": shared.meter.totals().dropped,
             "loading": loading,
+            "notes": shared.pipeline.notes(current.checked()),
         });
         let resume = self.restarts.as_ref();
         let status = status_json(&Status {

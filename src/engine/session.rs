@@ -244,6 +244,9 @@ struct Session {
 impl Session {
     async fn run(mut self, queue: mpsc::Receiver<Event>, now: Instant) {
         tracing::info!(pipeline = self.shared.pipeline.name(), "Starting live-video-to-video pipeline");
+        for note in self.shared.pipeline.notes(self.shared.parameters.accepted().checked()) {
+            tracing::warn!("{note}.");
+        }
         let session = self.shared.id;
         let (client, resumed) = (self.deps.client.clone(), self.order.resume.is_some());
         let events_url = self.order.request.events_url.clone();

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::frame::{FramePool, PixelFormat, Size, VideoFrame};
+use crate::inference::Provider;
 
 pub mod comfyui;
 pub mod delay;
@@ -105,6 +106,12 @@ pub trait Pipeline: Send + Sync {
         Params::new()
     }
 
+    /// The sets of parameters to load when a machine is prepared for `params` on `provider`: these, and others that streams
+    /// are likely to ask for and that would take long to load then.
+    fn preparations(&self, params: &Params, _provider: Provider) -> Vec<Params> {
+        vec![params.clone()]
+    }
+
     /// JSON Schema (2020-12) of the parameters: an object whose `properties` carry `type`, `title`, `description`,
     /// `default` and bounds. Pages make their controls from it.
     fn schema(&self) -> Value;
@@ -114,6 +121,12 @@ pub trait Pipeline: Send + Sync {
     /// # Errors
     /// The first field that is wrong, and why. Nothing is changed.
     fn check(&self, params: &Params) -> Result<Checked, ParamError>;
+
+    /// What is accepted in `params` and has no effect, although whoever asks for it would expect one: for the log and the
+    /// status.
+    fn notes(&self, _params: &Checked) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Loads the model and runs it once, so that the first frame of a stream is as fast as the next.
     /// Blocks; call it on a thread of its own.

@@ -48,7 +48,9 @@ fn pipeline(config: &Config) -> Vec<Finding> {
         let remedy = format!("choose one with MODEL_ID: {}", known.join(", "));
         return vec![Finding::missing("pipeline", format!("there is no {name}"), remedy)];
     };
-    let checked = match pipeline.check(&config.engine.initial_params) {
+    let given = &config.engine.initial_params;
+    let initial = if given.is_empty() { pipeline.initial() } else { given.clone() };
+    let checked = match pipeline.check(&initial) {
         Ok(checked) => checked,
         Err(error) => {
             let remedy = "correct engine.initial_params";

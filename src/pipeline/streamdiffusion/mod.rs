@@ -5,6 +5,7 @@
 //! the rows of the stream batch are filled from that one frame, so that the update is seen at once.
 
 mod controls;
+mod folder;
 mod load;
 mod noise;
 mod params;
@@ -18,6 +19,7 @@ mod tests;
 
 use serde_json::Value;
 
+use crate::inference::Provider;
 use crate::models::weights::Family;
 
 use super::{Checked, FrameProcessor, LoadContext, ParamError, Params, Pipeline, PipelineError};
@@ -75,6 +77,20 @@ impl Pipeline for StreamDiffusion {
         params
     }
 
+    /// TensorRT takes minutes to build an engine, and each number of steps has its own: all of 1 to 4 are prepared there.
+    fn preparations(&self, params: &Params, provider: Provider) -> Vec<Params> {
+        let steps = self.check(params).ok().and_then(|checked| checked.values.get("t_index_list")?.as_array().cloned());
+        let Some(steps) = steps.filter(|_| provider == Provider::Tensorrt) else { return vec![params.clone()] };
+        let others = (1..=params::MOST_STEPS).filter(|&count| count != steps.len()).map(|count| {
+            // Which steps they are is no part of the graph.
+            let list: Vec<Value> = (0..count).filter_map(|i| steps.get(i).or(steps.last()).cloned()).collect();
+            let mut other = params.clone();
+            other.insert("t_index_list".to_owned(), list.into());
+            other
+        });
+        std::iter::once(params.clone()).chain(others).collect()
+    }
+
     fn about(&self) -> &'static str {
         "Paints every frame anew by a prompt: a diffusion model as one graph a frame."
     }
@@ -85,6 +101,12 @@ impl Pipeline for StreamDiffusion {
 
     fn check(&self, params: &Params) -> Result<Checked, ParamError> {
         params::check(params)
+    }
+
+    fn notes(&self, params: &Checked) -> Vec<String> {
+        let asked = params.values.get("use_safety_checker").and_then(Value::as_bool).unwrap_or_default();
+        let note = "use_safety_checker is true, but no checker is built here: no picture is checked";
+        if asked { vec![note.to_owned()] } else { Vec::new() }
     }
 
     fn load(&self, cx: &LoadContext<'_>, params: &Checked) -> Result<Box<dyn FrameProcessor>, PipelineError> {

@@ -29,6 +29,8 @@ pub(super) const TINY: &str = "weir/tiny";
 
 /// Longest prompt, in characters.
 const PROMPT: usize = 10_000;
+/// Longest `t_index_list`.
+pub(super) const MOST_STEPS: usize = 4;
 /// Most prompts or seeds of a blend.
 const MIXTURE: usize = 16;
 
@@ -433,7 +435,7 @@ fn mixture<T>(
 fn t_index(given: &Value, inference_steps: u32) -> Result<Vec<u32>, ParamError> {
     let wrong = |reason: String| Err(refused("t_index_list", reason));
     let Value::Array(items) = given else { return wrong("Input should be a valid list".to_owned()) };
-    if !(1..=4).contains(&items.len()) {
+    if !(1..=MOST_STEPS).contains(&items.len()) {
         return wrong("Value error, t_index_list must have between 1 and 4 elements".to_owned());
     }
     let mut list: Vec<u32> = Vec::with_capacity(items.len());

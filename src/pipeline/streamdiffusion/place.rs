@@ -1,8 +1,9 @@
 //! Where graphs and their weights lie while they are loaded.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::folder::Folder;
 use crate::graph::{DType, Footprint, Model};
 use crate::inference::{Config, Graph, Load, Needs, Precision, Runtime, Session};
 use crate::models::weights::{Pool, Reader, Weights};
@@ -16,18 +17,15 @@ const INLINE: u64 = 64 << 20;
 /// Folder below the models for graphs while they are loaded.
 const GRAPHS: &str = "weir--graphs";
 
-/// Folders of this process so far.
-static FOLDERS: AtomicU64 = AtomicU64::new(0);
-
-/// Where, how and in what precision graphs are loaded. Its folder is made when it is needed and removed with it; what a
-/// session has mapped stays until the session ends.
+/// Where, how and in what precision graphs are loaded.
 pub(super) struct Place<'a> {
     pub runtime: &'static Runtime,
     pub inference: &'a Config,
     pub precision: DType,
     progress: &'a (dyn Fn(&str) + Send + Sync),
     engines: PathBuf,
-    folder: PathBuf,
+    root: PathBuf,
+    folder: RefCell<Folder>,
 }
 
 fn failed(error: impl std::fmt::Display) -> PipelineError {
@@ -37,9 +35,9 @@ fn failed(error: impl std::fmt::Display) -> PipelineError {
 impl<'a> Place<'a> {
     /// A place below the models of `cx`.
     pub fn new(runtime: &'static Runtime, cx: &LoadContext<'a>, precision: DType) -> Self {
-        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
-        let folder = cx.models.join(GRAPHS).join(format!("{}-{number}", std::process::id()));
-        Self { runtime, inference: cx.inference, precision, progress: cx.progress, engines: cx.engines(), folder }
+        let root = cx.models.join(GRAPHS);
+        let folder = RefCell::new(Folder::new(&root));
+        Self { runtime, inference: cx.inference, precision, progress: cx.progress, engines: cx.engines(), root, folder }
     }
 
     /// Loads a graph called `name`; with `frames`, one that is run for every frame.
@@ -72,11 +70,13 @@ impl<'a> Place<'a> {
             let onnx = model.to_bytes().map_err(failed)?;
             return self.load(name, frames, &model, Graph::Bytes(&onnx));
         }
-        let io = |error: std::io::Error| failed(format!("{}: {error}", self.folder.display()));
-        std::fs::create_dir_all(&self.folder).map_err(io)?;
+        let mut folder = self.folder.borrow_mut();
+        let folder = folder
+            .make()
+            .map_err(|error| failed(format!("a folder for graphs below {}: {error}", self.root.display())))?;
         let mut pools = Vec::with_capacity(weights.len());
         for i in 0..weights.len() {
-            pools.push(Pool::create(&self.folder.join(format!("{name}-{i}.weights"))).map_err(failed)?);
+            pools.push(Pool::create(&folder.join(format!("{name}-{i}.weights"))).map_err(failed)?);
         }
         let model = {
             let mut readers: Vec<Reader<'_>> =
@@ -86,7 +86,7 @@ impl<'a> Place<'a> {
         for pool in pools {
             pool.finish().map_err(failed)?;
         }
-        let path = self.folder.join(format!("{name}.onnx"));
+        let path = folder.join(format!("{name}.onnx"));
         model.write(&path).map_err(failed)?;
         self.load(name, frames, &model, Graph::File(&path))
     }
@@ -94,11 +94,4 @@ impl<'a> Place<'a> {
 
 fn sources<'r, 'w>(readers: &'r mut [Reader<'w>]) -> Vec<&'r mut (dyn Source + 'w)> {
     readers.iter_mut().map(|reader| reader as &mut dyn Source).collect()
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        // It may never have been made.
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::StreamDiffusion;
 use super::params::Settings;
 use crate::frame::Size;
+use crate::inference::Provider;
 use crate::models::blend::Blend;
 use crate::models::stream::Guidance;
 use crate::pipeline::{Params, Pipeline};
@@ -150,6 +151,31 @@ fn what_needs_another_graph_is_told_from_what_does_not() {
     ] {
         assert!(settings(cold.clone()).shape != base.shape, "{cold}");
     }
+}
+
+#[test]
+fn every_number_of_steps_is_prepared_where_each_takes_an_engine() {
+    let sd = StreamDiffusion::SD15;
+    let given = sd.initial();
+    assert_eq!(sd.preparations(&given, Provider::Cpu), [given.clone()]);
+    let sets = sd.preparations(&given, Provider::Tensorrt);
+    let lists: Vec<_> = sets.iter().map(|set| set["t_index_list"].clone()).collect();
+    assert_eq!(lists, [json!([5, 15, 32]), json!([5]), json!([5, 15]), json!([5, 15, 32, 32])]);
+    for set in sets {
+        let taken = settings(Value::Object(set));
+        assert_eq!(taken.shape.model, "Lykon/dreamshaper-8");
+    }
+    // What is wrong is told by the load, once.
+    let wrong = params(json!({"t_index_list": []}));
+    assert_eq!(sd.preparations(&wrong, Provider::Tensorrt), [wrong]);
+}
+
+#[test]
+fn a_checker_that_is_asked_for_is_said_to_be_none() {
+    let notes = |json: Value| StreamDiffusion::PLAIN.notes(&StreamDiffusion::PLAIN.check(&params(json)).unwrap());
+    assert_eq!(notes(json!({})).len(), 1);
+    assert!(notes(json!({"use_safety_checker": "yes"}))[0].contains("no picture is checked"));
+    assert!(notes(json!({"use_safety_checker": false})).is_empty());
 }
 
 #[test]
