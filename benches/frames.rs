@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use divan::Bencher;
 use weir::frame::{FramePool, PixelFormat, Size, Stamps, Timestamp, VideoFrame};
 use weir::inference::{Config, Runtime, Session};
-use weir::metering::{Carry, Clock, FrameRecord, Kind, Meter, Metrics, Tracer};
+use weir::metering::ledger::{Body, Stream, Tip};
+use weir::metering::{Carry, Clock, Facts, FrameRecord, Kind, Meter, Metrics, Tracer};
 use weir::pipeline::overlay::Overlay;
 use weir::pipeline::{FrameProcessor, LoadContext, Params, invert, registry};
 
@@ -127,4 +128,24 @@ fn run(bencher: Bencher<'_, '_>) {
     session.hold(&strength, &[1.0]).expect("held");
     let (from, mut to) = ([7_u8; 24], [0_u8; 24]);
     bencher.bench_local(|| session.run(&[frame.feed(&from)], &mut [out.fetch(&mut to)]).expect("runs"));
+}
+
+/// What ends an interval, once in five seconds: its figures, its JSON, and its line in the ledger's chain.
+#[divan::bench]
+fn interval(bencher: Bencher<'_, '_>) {
+    let now = Instant::now();
+    let carry = Carry { number: 0, from_ms: 0, billed_until_ns: 0 };
+    let clock = Clock { at: now, unix_ns: 0 };
+    let meter = Meter::new(1, SIZE, clock, Duration::from_secs(5), carry, Arc::new(Tracer::new()));
+    let stamps = Stamps { received: Some(now), published: Some(now + Duration::from_millis(9)), ..Stamps::default() };
+    let (kind, pts) = (Kind::Processed, Timestamp(0));
+    let record = FrameRecord { session: 1, seq: 0, pts, stamps, kind, pixels: 1, bytes: 1, revision: 0 };
+    let mut tip = Tip::default();
+    bencher.bench_local(|| {
+        meter.published(&record);
+        let interval = Box::new(meter.close(now, Facts { model: "noop", params_hash: "0123", ..Facts::default() }));
+        let (line, next) = tip.line(0, Body::Interval { stream: Stream::default(), interval, gpu: None });
+        tip = next;
+        line
+    });
 }

@@ -360,6 +360,12 @@ impl Host {
                     self.supervisor.send(message).await;
                 }
             },
+            ToEngine::Frames { id, session, after } => {
+                let frames = self.sessions.get(&session).map(|session| session.frames(after));
+                // Plain data has a JSON form.
+                let value = serde_json::to_value(frames).unwrap_or_default();
+                self.supervisor.send(FromEngine::Described { id, value }).await;
+            }
             ToEngine::Describe { id } => {
                 let running = self.sessions.values().next().map(Handle::params);
                 let value = json!({

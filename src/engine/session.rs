@@ -23,7 +23,7 @@ use crate::frame::{FramePool, Size, Timestamp};
 use crate::health::State;
 use crate::link::{FromEngine, Resume, SessionReport, StreamRequest};
 use crate::media::OutputConfig;
-use crate::metering::{Carry, Clock, Facts, Interval, Meter, Metrics, Tracer};
+use crate::metering::{Carry, Clock, Facts, Interval, Meter, Metrics, Since, Tracer};
 use crate::pipeline::{Checked, ParamError, Params, Pipeline};
 use crate::trickle::{Begin, Client, Publisher, Start, Subscriber};
 
@@ -153,6 +153,11 @@ impl Handle {
         self.events.emit(Event::Error { pipeline: self.shared.pipeline.name().into(), message: message.clone() });
         self.shared.fail("model", message);
         self.shared.cancel.cancel();
+    }
+
+    /// What happened to its frames from the number `after` on.
+    pub fn frames(&self, after: u64) -> Since {
+        self.shared.meter.recent(after)
     }
 
     /// Shows what waits before each stage in the engine's counters.

@@ -162,6 +162,16 @@ pub enum ToEngine {
         /// How long.
         seconds: u64,
     },
+    /// Asks what happened to the last frames of a session, one by one. Answered by [`FromEngine::Described`] with
+    /// `metering::Since`, null without such a session.
+    Frames {
+        /// Of the reply.
+        id: u64,
+        /// Which.
+        session: u64,
+        /// From which number on.
+        after: u64,
+    },
     /// Asks for [`FromEngine::Described`].
     Describe {
         /// Of the reply.
@@ -313,7 +323,7 @@ pub enum FromEngine {
         /// A JSON document in the form that Chrome and Perfetto open.
         text: String,
     },
-    /// What the pipeline is, for pages and people.
+    /// What the pipeline is, or what happened to frames, for pages and people.
     Described {
         /// Of the request.
         id: u64,

@@ -9,6 +9,7 @@ use hdrhistogram::Histogram as Hdr;
 
 use super::debit::Debit;
 use super::interval::{Carry, FaultNote, Interval, Totals};
+use super::recent::{Recent, Since};
 use super::record::{FrameRecord, Kind, Percentiles, Place, Stage};
 use super::trace::{Mark, Tracer};
 use crate::frame::Size;
@@ -87,8 +88,9 @@ fn hdr() -> Hdr<u32> {
     histogram
 }
 
-/// Times of published frames by stage, in microseconds.
+/// Times of published frames by stage, in microseconds, and the last frames one by one.
 struct Latency {
+    recent: Recent,
     /// Of the interval that runs.
     running: [Hdr<u32>; Stage::ALL.len()],
     /// Of those that are over.
@@ -147,7 +149,11 @@ impl Meter {
             input_size: [AtomicU32::new(0), AtomicU32::new(0)],
             output_size,
             revision: AtomicU32::new(0),
-            latency: Mutex::new(Latency { running: Stage::ALL.map(|_| hdr()), over: Stage::ALL.map(|_| hdr()) }),
+            latency: Mutex::new(Latency {
+                recent: Recent::new(),
+                running: Stage::ALL.map(|_| hdr()),
+                over: Stage::ALL.map(|_| hdr()),
+            }),
             slow: Mutex::new(Slow {
                 debit: Debit::new(interval, carry.billed_until_ns),
                 fault: None,
@@ -171,6 +177,7 @@ impl Meter {
             return;
         }
         add(&self.counts.dropped[place as usize], count);
+        lock(&self.latency).recent.dropped(place, count, now);
         self.tracer.mark(|| Mark::Dropped { session: self.session, place, count, at: now });
     }
 
@@ -179,6 +186,7 @@ impl Meter {
         add(&self.counts.out[frame.kind as usize], 1);
         add(&self.counts.pixels_out, frame.pixels);
         let mut latency = lock(&self.latency);
+        latency.recent.out(frame);
         for stage in Stage::ALL {
             if let Some(span) = stage.span(&frame.stamps) {
                 latency.running[stage as usize].saturating_record((span.as_micros() as u64).max(1));
@@ -186,6 +194,11 @@ impl Meter {
         }
         drop(latency);
         self.tracer.mark(|| Mark::Frame(*frame));
+    }
+
+    /// What happened to frames from the number `after` on, as far as it is kept; see [`Since::next`].
+    pub fn recent(&self, after: u64) -> Since {
+        lock(&self.latency).recent.since(after, &self.clock)
     }
 
     /// Bytes of input came.
@@ -350,7 +363,7 @@ impl Meter {
         let mut latency = lock(&self.latency);
         let mut figures = BTreeMap::new();
         for stage in Stage::ALL {
-            let Latency { running, over } = &mut *latency;
+            let Latency { running, over, .. } = &mut *latency;
             let (running, over) = (&mut running[stage as usize], &mut over[stage as usize]);
             if running.is_empty() {
                 continue;

@@ -22,6 +22,7 @@ mod meter;
 mod metrics;
 pub mod openmetrics;
 mod price;
+mod recent;
 mod record;
 mod trace;
 
@@ -30,5 +31,6 @@ pub use interval::{Carry, FaultNote, Interval, Totals};
 pub use meter::{Clock, Facts, Meter, without_addresses};
 pub use metrics::{Metrics, Queue};
 pub use price::{Money, Price, PriceError};
+pub use recent::{Happened, Since};
 pub use record::{FrameRecord, Kind, Percentiles, Place, Stage};
 pub use trace::{Mark, Trace, Tracer};

@@ -234,6 +234,14 @@ impl Hub {
         self.ask(wait, Pending::Text, |id| ToEngine::Trace { id, seconds }).await
     }
 
+    /// What happened to the last frames of a session, from the number `after` on.
+    ///
+    /// # Errors
+    /// [`HubError::Away`] or [`HubError::Slow`].
+    pub async fn frames(&self, session: u64, after: u64) -> Result<Value, HubError> {
+        self.ask(ASK_WAIT, Pending::Value, |id| ToEngine::Frames { id, session, after }).await
+    }
+
     /// Asks NVML once a second while a stream runs, so that intervals can say what the GPU of index `device` did.
     pub async fn watch_gpu(&self, device: String) {
         loop {

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cli::rig::RigError;
+use crate::metering::Happened;
 
 /// Longest body of a request in bytes.
 const LONGEST: usize = 1024 * 1024;
@@ -95,6 +96,8 @@ pub struct Snapshot {
     pub output: String,
     /// Median latencies of the last two minutes, two a second, in milliseconds.
     pub latency: Vec<f64>,
+    /// What happened to the newest frames, oldest first.
+    pub frames: Vec<Happened>,
     /// The newest events.
     pub events: Vec<Line>,
 }

@@ -18,6 +18,7 @@ use crate::cli::rig::stop::Stop;
 use crate::cli::rig::{Report, Rig, RigError, Route, Setup, events, words};
 use crate::frame::{PixelFormat, Size};
 use crate::media::{JpegEncoder, Recorder};
+use crate::metering::{Happened, Since};
 use crate::pipeline::{Params, registry};
 
 /// Time between two looks at everything.
@@ -26,6 +27,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const WINDOW: Duration = Duration::from_secs(2);
 /// Looks that the page's line of latencies goes back.
 const HISTORY: usize = 240;
+/// Frames that the page's strip shows.
+const STRIP: usize = 240;
 /// JPEG quality, 2 to 31, lower is better.
 const QUALITY: u32 = 5;
 /// Most pixels of a side of the pictures on the page.
@@ -143,6 +146,8 @@ struct Show {
     pipeline: String,
     status: Value,
     latency: VecDeque<f64>,
+    frames: VecDeque<Happened>,
+    next_frame: u64,
     events: u64,
     told: Instant,
     began: Instant,
@@ -158,6 +163,8 @@ impl Show {
             pipeline: options.pipeline.clone(),
             status: Value::Null,
             latency: VecDeque::with_capacity(HISTORY),
+            frames: VecDeque::with_capacity(2 * STRIP),
+            next_frame: 0,
             events: 0,
             told: now,
             began: now,
@@ -232,6 +239,9 @@ impl Show {
         if let Ok(status) = rig.runner().status().await {
             self.status = status;
         }
+        if page.is_some() {
+            self.take_frames(rig).await;
+        }
         let now = Instant::now();
         let recent = rig.ledger().recent(now, WINDOW);
         self.take_events(rig, now);
@@ -272,8 +282,20 @@ impl Show {
             input: format!("{} frames", counts.sent),
             output: format!("{} frames, {:.1} MB", counts.received, found.bytes as f64 / 1e6),
             latency: self.latency.iter().copied().collect(),
+            frames: self.frames.iter().cloned().collect(),
             events: self.lines.iter().cloned().collect(),
         });
+    }
+
+    async fn take_frames(&mut self, rig: &Rig) {
+        // Without an answer the strip stands still.
+        let id = rig.channels().manifest_id();
+        if let Ok(Since { next, frames }) = rig.runner().frames(id, self.next_frame).await {
+            self.next_frame = next;
+            self.frames.extend(frames);
+            let old = self.frames.len().saturating_sub(STRIP);
+            self.frames.drain(..old);
+        }
     }
 
     fn take_events(&mut self, rig: &Rig, now: Instant) {

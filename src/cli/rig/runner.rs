@@ -19,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::lab::{Channel, Channels};
 use super::{RigError, call, procs};
+use crate::metering::Since;
 use crate::pipeline::Params;
 
 /// Log lines that are kept for a report of what went wrong.
@@ -221,6 +222,17 @@ impl Runner {
             call::request(self.address, Method::GET, "/api/status", None).await.map_err(RigError::Socket)?;
         serde_json::from_slice(&body)
             .map_err(|error| RigError::Runner(format!("answers /api/status with no JSON ({error})"), Vec::new()))
+    }
+
+    /// What happened to the frames of the stream `id` from the number `after` on.
+    ///
+    /// # Errors
+    /// No answer, or none that can be read.
+    pub async fn frames(&self, id: &str, after: u64) -> Result<Since, RigError> {
+        let path = format!("/metering/streams/{id}/frames?after={after}");
+        let (_, body) = call::request(self.address, Method::GET, &path, None).await.map_err(RigError::Socket)?;
+        serde_json::from_slice(&body)
+            .map_err(|error| RigError::Runner(format!("answers {path} with something else ({error})"), Vec::new()))
     }
 
     /// What it says of its newest stream.

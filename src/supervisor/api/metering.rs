@@ -19,6 +19,12 @@ pub(super) struct Last {
     last: Option<usize>,
 }
 
+/// From which frame on.
+#[derive(Debug, Deserialize)]
+pub(super) struct After {
+    after: Option<u64>,
+}
+
 /// How long to watch.
 #[derive(Debug, Deserialize)]
 pub(super) struct Seconds {
@@ -65,6 +71,39 @@ pub(super) async fn intervals(
     let skip = recent.len().saturating_sub(last.unwrap_or(usize::MAX));
     let intervals: Vec<_> = recent.iter().skip(skip).collect();
     Ok(Json(json!({ "intervals": intervals })))
+}
+
+/// What happened to the last frames of a running stream, one by one. Oldest first.
+#[utoipa::path(
+    get, path = "/metering/streams/{id}/frames", operation_id = "meteringFrames",
+    params(("id" = String, Path, description = "Stream id, request id, manifest id or session number."),
+           ("after" = Option<u64>, Query, description = "`next` of the answer before; all that are remembered without it.")),
+    responses(
+        (status = 200, description = "`{\"next\": …, \"frames\": […]}`.", body = Object),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 404, description = "No such stream runs."),
+        (status = 500, description = "The engine does not answer.", body = HTTPError),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn frames(
+    State(hub): State<Arc<Hub>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    Query(After { after }): Query<After>,
+) -> Result<Json<Value>, ApiError> {
+    auth::check(&headers, &hub.config.auth_token)?;
+    let session = {
+        let book = hub.book();
+        let running = |session: u64| book.find(Some(session));
+        let known = || book.accounts().find(&id).and_then(|account| running(account.summary.session));
+        let number = || id.parse().ok().and_then(running);
+        book.named(&id).or_else(known).or_else(number).ok_or(ApiError::NotFound)?
+    };
+    match hub.frames(session, after.unwrap_or(0)).await? {
+        Value::Null => Err(ApiError::NotFound),
+        frames => Ok(Json(frames)),
+    }
 }
 
 /// Watches every frame of the next seconds and gives a trace that Perfetto and Chrome open.

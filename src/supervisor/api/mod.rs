@@ -70,6 +70,7 @@ pub(super) fn router(hub: Arc<Hub>, door: Option<Arc<Door>>) -> Router {
     let api = both(api, "/api/trace", post(metering::trace));
     let api = both(api, "/metering/streams", get(metering::streams));
     let api = both(api, "/metering/streams/{id}/intervals", get(metering::intervals));
+    let api = both(api, "/metering/streams/{id}/frames", get(metering::frames));
     let api = api.merge(stream::routes(&hub.config.stream_prefix));
     let api = api.merge(runner::routes());
     let api = match door {

@@ -26,6 +26,7 @@ use crate::supervisor::hub::Hub;
         local::stop,
         metering::streams,
         metering::intervals,
+        metering::frames,
         metering::trace,
         runner::start,
         runner::update,

@@ -170,6 +170,49 @@ function spark(points) {
   $("spark").querySelector(".area").setAttribute("d", `${line}L${wide},${tall}L${start},${tall}Z`);
 }
 
+const stages = ["decode", "queue", "model", "encode", "publish"];
+
+// One bar a frame, its stages on top of each other; a mark over the whole height for what was dropped.
+function strip(frames) {
+  const canvas = $("strip");
+  const [wide, tall] = [canvas.clientWidth, canvas.clientHeight];
+  const scale = window.devicePixelRatio || 1;
+  if (canvas.width !== Math.round(wide * scale) || canvas.height !== Math.round(tall * scale)) {
+    [canvas.width, canvas.height] = [Math.round(wide * scale), Math.round(tall * scale)];
+  }
+  const paper = canvas.getContext("2d");
+  paper.setTransform(scale, 0, 0, scale, 0, 0);
+  paper.clearRect(0, 0, wide, tall);
+  const step = 4;
+  const shown = frames.slice(-Math.floor(wide / step));
+  const times = shown.filter((frame) => frame.stages_us).map((frame) => frame.stages_us.reduce((sum, us) => sum + us, 0));
+  // One late frame must not flatten all others.
+  const sorted = [...times].sort((a, b) => a - b);
+  const top = 1.15 * Math.max(2000, sorted[Math.floor(sorted.length * 0.98)] || 0);
+  $("strip-max").value = (top / 1000).toFixed(top < 20_000 ? 1 : 0);
+  // The legend's own colours, as the browser resolved them for light or dark.
+  const keys = [...document.querySelectorAll(".strip .key")];
+  const colours = Object.fromEntries(keys.map((key) => [key.dataset.stage, getComputedStyle(key, "::before").backgroundColor]));
+  shown.forEach((frame, index) => {
+    const x = wide - (shown.length - index) * step;
+    if (!frame.stages_us) {
+      paper.fillStyle = colours.dropped;
+      paper.fillRect(x, 0, step - 1, tall);
+      return;
+    }
+    // What is no answer of the model is paler.
+    paper.globalAlpha = frame.picture === "processed" || frame.picture === "similar" ? 1 : 0.45;
+    let y = tall;
+    frame.stages_us.forEach((us, at) => {
+      const height = Math.min(y, (us / top) * tall);
+      paper.fillStyle = colours[stages[at]];
+      paper.fillRect(x, y - height, step - 1, height);
+      y -= height;
+    });
+    paper.globalAlpha = 1;
+  });
+}
+
 function show(now) {
   $("state").textContent = now.state.toLowerCase().replace("_", " ");
   $("state").dataset.state = now.state;
@@ -187,6 +230,7 @@ function show(now) {
   $("output-note").textContent = now.output;
   $("kill").disabled = !now.engine;
   spark(now.latency);
+  strip(now.frames);
   for (const event of now.events) {
     seen.event = Math.max(seen.event, event.number);
     tell(event);
