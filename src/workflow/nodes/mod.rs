@@ -12,6 +12,7 @@ mod morphology;
 mod picture;
 mod scale;
 mod sd_control;
+mod sd_depth;
 mod sd_find;
 mod sd_hooks;
 mod sd_latent;
@@ -35,6 +36,7 @@ pub const FAMILIES: &[&[Class]] = &[
     sd_hooks::CLASSES,
     sd_control::CLASSES,
     sd_latent::CLASSES,
+    sd_depth::CLASSES,
     sd_sampler::CLASSES,
     scale::CLASSES,
     blur::CLASSES,
