@@ -3,7 +3,7 @@
 //! A [`Pipeline`] is a name, a check of parameters and a way to load; a [`FrameProcessor`] is the loaded thing, owned by
 //! one thread. [`registry`] knows them all.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -114,6 +114,25 @@ pub trait Pipeline: Send + Sync {
     /// # Errors
     /// The first field that is wrong, and why. Nothing is changed.
     fn check(&self, params: &Params) -> Result<Checked, ParamError>;
+
+    /// What an update makes of the parameters in force. It is the update itself, unless the pipeline knows updates that name
+    /// only a part. `models` is the root of the models, for what only files can tell.
+    ///
+    /// # Errors
+    /// The first field that is wrong, and why. Nothing is changed.
+    fn follow(&self, current: &Params, update: Params, models: &Path) -> Result<Params, ParamError> {
+        let _ = (current, models);
+        Ok(update)
+    }
+
+    /// What only files can tell of checked parameters, before a stream starts with them: whether every model is there.
+    ///
+    /// # Errors
+    /// The field that asks for what is not there.
+    fn ready(&self, checked: &Checked, models: &Path) -> Result<(), ParamError> {
+        let _ = (checked, models);
+        Ok(())
+    }
 
     /// Loads the model and runs it once, so that the first frame of a stream is as fast as the next.
     /// Blocks; call it on a thread of its own.

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -90,4 +92,85 @@ fn a_wrong_workflow_is_refused_before_anything_loads() {
     assert!(checked(wrong).unwrap_err().reason.contains("the class Nonsense is not known"));
     let twice = json!({"prompt": "", "prompts": ""});
     assert!(ComfyUi.check(twice.as_object().unwrap()).is_err());
+}
+
+fn object(value: Value) -> Params {
+    value.as_object().unwrap().clone()
+}
+
+fn follow(current: &Params, update: Value) -> Result<Params, ParamError> {
+    ComfyUi.follow(current, object(update), Path::new("/nonexistent"))
+}
+
+#[test]
+fn overrides_of_single_widgets_go_into_the_workflow_that_runs() {
+    let current = object(json!({"width": 384, "height": 384, "prompt": mix(0.25, 0.5)}));
+    let value = |params: &Params| {
+        let checked = ComfyUi.check(params).unwrap();
+        assert_eq!(checked.size, SIZE, "other parameters stay");
+        checked.values["prompt"]["6"]["inputs"]["blend_factor"].clone()
+    };
+    for update in [
+        json!({"6": {"blend_factor": 0.75}}),
+        json!({"6": {"inputs": {"blend_factor": 0.75}}}),
+        json!({"prompt": {"6": {"blend_factor": 0.75}}}),
+        json!({"prompts": {"6": {"inputs": {"blend_factor": 0.75}}}, "show_reloading_frame": false}),
+        // With merged updates the whole workflow stands beside it.
+        json!({"width": 384, "height": 384, "prompt": mix(0.25, 0.5), "6": {"blend_factor": 0.75}}),
+    ] {
+        let new = follow(&current, update.clone()).unwrap();
+        assert_eq!(value(&new), 0.75, "{update}");
+        let other = follow(&new, json!({"3": {"value": 0.1}})).unwrap();
+        assert_eq!(value(&other), 0.75, "one override after the other");
+        assert_eq!(other["prompt"]["3"]["inputs"]["value"], 0.1);
+    }
+    // Whole workflows take the place of everything.
+    for update in [json!({"prompt": mix(1.0, 0.5)}), mix(1.0, 0.5)] {
+        let new = follow(&current, update.clone()).unwrap();
+        assert_eq!(Value::Object(new.clone()), update, "as it was sent");
+        assert_eq!(ComfyUi.check(&new).unwrap().size, Size::new(512, 512));
+    }
+    assert_eq!(follow(&current, json!({})).unwrap(), Params::new());
+}
+
+#[test]
+fn a_wrong_override_says_where_and_changes_nothing() {
+    let current = object(json!({"width": 384, "height": 384, "prompt": mix(0.25, 0.5)}));
+    for (update, says) in [
+        (
+            json!({"6": {"blend_factor": 1.5}}),
+            "node 6 (ImageBlend), input blend_factor: 1.5 is out of range; from 0 to 1",
+        ),
+        (json!({"6": {"blend_mode": "dodge"}}), "\"dodge\" is not among the choices"),
+        (json!({"60": {"blend_factor": 0.5}}), "node 60: there is no such node"),
+        (json!({"6": {"factor": 0.5}}), "there is no such input; there are image1, image2, blend_factor, blend_mode"),
+        (json!({"7": {"images": ["3", 0]}}), "it takes IMAGE, and output 0 of node 3 (SolidMask) is MASK"),
+        // Only the graph tells: nothing of it is built while the picture stands still.
+        (json!({"3": {"width": 100}}), "[1,384,384,3] and [1,384,100,3] do not broadcast"),
+        (json!({"strength": 1}), "Extra inputs are not permitted"),
+    ] {
+        let error = follow(&current, update.clone()).unwrap_err();
+        assert!(error.to_string().contains(says), "{update}: {error}");
+    }
+}
+
+#[test]
+fn what_cannot_be_built_is_refused_before_the_stream_starts() {
+    let mut wrong = mix(0.5, 0.5);
+    wrong["3"]["inputs"]["width"] = json!(100);
+    wrong["5"]["inputs"]["image"] = json!(["8", 0]);
+    wrong["8"] = json!({"class_type": "LoadImage", "inputs": {"image": "../secret.png"}});
+    wrong["1"]["class_type"] = json!("LoadTensor");
+    let checked = checked(wrong).unwrap();
+    // The only LoadImage is the camera, so nothing is read.
+    ComfyUi.ready(&checked, Path::new("/nonexistent")).unwrap();
+    let mut file = mix(0.5, 0.5);
+    file["1"]["class_type"] = json!("PrimaryInputLoadImage");
+    file["5"]["inputs"]["image"] = json!(["8", 0]);
+    for (name, says) in [("../secret.png", "does not lie in the input folder"), ("none.png", "none.png")] {
+        file["8"] = json!({"class_type": "LoadImage", "inputs": {"image": name}});
+        let error =
+            ComfyUi.ready(&super::tests::checked(file.clone()).unwrap(), Path::new("/nonexistent")).unwrap_err();
+        assert!(error.reason.starts_with("node 8 (LoadImage), input image:") && error.reason.contains(says), "{error}");
+    }
 }
