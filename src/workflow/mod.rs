@@ -89,7 +89,8 @@
 //!
 //! # Limits
 //!
-//! [`MAX_NODES`], [`MAX_INPUTS`] of a node, [`MAX_TEXT`] bytes of a workflow or of one text in it.
+//! [`MAX_NODES`], [`MAX_INPUTS`] of a node, [`MAX_TEXT`] bytes of a workflow or of one text in it,
+//! [`MAX_ELEMENTS`](lower::MAX_ELEMENTS) of what a node gives.
 
 mod change;
 pub mod class;
@@ -98,6 +99,8 @@ mod document;
 mod draw;
 mod editor;
 pub mod examine;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod lower;
 pub mod need;
 pub mod nodes;

@@ -130,7 +130,11 @@ pub fn follow(current: &Params, update: Params, models: &Path) -> Result<Params,
     }
     let checked = check(&params)?;
     let old = plan(&now.workflow).map_err(|refused| wrong("", &refused))?;
-    if change(&old, &plan_of(&checked)?) == Change::Graph {
+    let graph = match change(&old, &plan_of(&checked)?) {
+        Change::Graph => true,
+        Change::Widgets(widgets) => widgets.iter().any(|at| !old.nodes[at.node].class.inputs[at.input].live),
+    };
+    if graph {
         ready(&checked, models)?;
     }
     Ok(params)
