@@ -19,4 +19,5 @@ mod streamdiffusion;
 mod supervisor;
 mod support;
 mod trickle;
+mod workflow;
 mod workflow_sd;

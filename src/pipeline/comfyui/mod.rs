@@ -49,9 +49,14 @@ impl Pipeline for ComfyUi {
     }
 }
 
-/// What a workflow is, for pages: see [`crate::workflow::examine::Examined::json`]; with `svg` also its picture.
+/// What a workflow is, for pages: see [`crate::workflow::examine::Examined::json`]; with `svg` also its picture. `workflow` may
+/// be the parameters of a stream, whose `width` and `height` count then.
 pub fn examine(workflow: &Value, models: &Path, svg: bool) -> Value {
-    let examined = crate::workflow::examine::examine(workflow, models, [512, 512]);
+    let side = |name| match workflow.get(name).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok()) {
+        Some(n) if (1..=16384).contains(&n) => n,
+        _ => 512,
+    };
+    let examined = crate::workflow::examine::examine(workflow, models, [side("width"), side("height")]);
     let mut value = examined.json();
     if svg {
         value["svg"] = json!(examined.plan.as_ref().map(crate::workflow::svg));
