@@ -66,9 +66,26 @@ pub enum PipelineError {
     /// One frame failed; the next may succeed.
     #[error("{0}")]
     Frame(String),
+    /// One frame failed, and the parameters say what is shown in its place.
+    #[error("{reason}")]
+    Instead {
+        /// Why.
+        reason: String,
+        /// What is shown.
+        show: Instead,
+    },
     /// Parameters that only the loaded model can judge are wrong; nothing was changed.
     #[error(transparent)]
     Params(#[from] ParamError),
+}
+
+/// What is shown in place of a frame that failed.
+#[derive(Debug)]
+pub enum Instead {
+    /// The overlay.
+    Overlay,
+    /// This picture, which the model did not make.
+    Picture(Box<VideoFrame>),
 }
 
 /// What a pipeline needs to load.

@@ -1,5 +1,6 @@
 //! `weir workflow`: what a ComfyUI workflow is, before anything runs.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -129,4 +130,14 @@ fn parse(path: &str, text: &str) -> Result<Value, String> {
         return Err(format!("{path}: {} bytes, at most {MAX_TEXT} are read", text.len()));
     }
     serde_json::from_str(text).map_err(|error| format!("{path}: no JSON: {error}"))
+}
+
+/// The workflow in the file at `path`.
+///
+/// # Errors
+/// One line.
+pub(super) fn open(path: &Path) -> Result<Value, String> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
+    parse(&name, &text)
 }

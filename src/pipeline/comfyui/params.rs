@@ -5,12 +5,22 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::pipeline::params::{Table, Unknown};
+use crate::pipeline::params::{Field, Kind, Table, Unknown};
 use crate::pipeline::{Checked, ParamError, Params};
 use crate::workflow::overrides::{self, is_override};
 use crate::workflow::{self, Change, DEFAULT, Document, Plan, Refused, change};
 
-const TABLE: Table = Table { title: "comfyui", fields: &[], unknown: Unknown::Refuse };
+const TABLE: Table = Table {
+    title: "comfyui",
+    fields: &[Field {
+        name: "fallback",
+        title: "When a frame fails",
+        about: "What is shown in its place: the last good picture and after a while the overlay (hold), the overlay, black, \
+                or the camera (passthrough).",
+        kind: Kind::Choice { default: "hold", of: &["hold", "overlay", "black", "passthrough"] },
+    }],
+    unknown: Unknown::Refuse,
+};
 
 /// The workflow, by either of its names.
 const FIELDS: [&str; 2] = ["prompt", "prompts"];
@@ -160,6 +170,29 @@ fn plan(value: &Value) -> Result<Plan, Refused> {
     match is_default(value) {
         true => workflow::plan(&default_workflow()),
         false => workflow::plan(value),
+    }
+}
+
+/// What is shown in place of a frame that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// The last good picture, after a while the overlay.
+    Hold,
+    /// The overlay.
+    Overlay,
+    /// Black.
+    Black,
+    /// The camera.
+    Passthrough,
+}
+
+/// The fallback of checked parameters.
+pub fn fallback_of(checked: &Checked) -> Fallback {
+    match checked.values.get("fallback").and_then(Value::as_str) {
+        Some("overlay") => Fallback::Overlay,
+        Some("black") => Fallback::Black,
+        Some("passthrough") => Fallback::Passthrough,
+        _ => Fallback::Hold,
     }
 }
 

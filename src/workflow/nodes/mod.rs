@@ -2,6 +2,7 @@
 
 mod image;
 mod io;
+mod known;
 mod mask;
 mod picture;
 mod sd_control;
@@ -28,4 +29,5 @@ pub const FAMILIES: &[&[Class]] = &[
     sd_control::CLASSES,
     sd_latent::CLASSES,
     sd_sampler::CLASSES,
+    known::CLASSES,
 ];
