@@ -189,7 +189,7 @@ mod tests {
             frame
         };
         let shown = |fallback| match instead(fallback, "why".into(), picture(200), picture(100)) {
-            PipelineError::Instead { show: Instead::Picture(Box::new(frame)), .. } => Some(frame.data[0]),
+            PipelineError::Instead { show: Instead::Picture(frame), .. } => Some(frame.data[0]),
             _ => None,
         };
         assert_eq!(shown(Fallback::Passthrough), Some(200));
