@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::clips::{Clip, pipe};
-use crate::support::{LONG, Orchestrator, Runner, seconds, until};
+use crate::support::{LONG, Orchestrator, Runner, Stream, seconds, until};
 
 /// The camera behind a plane of one grey: `value` decides what is seen, `blend_factor` how much of the camera.
 fn plane(value: f64) -> Value {
@@ -33,15 +33,17 @@ fn greys(bytes: &[u8]) -> Vec<[u8; 5]> {
         "-i",
         "-",
         "-vf",
-        "scale=3:3:flags=area,format=gray",
+        "scale=3:3:flags=area",
         "-f",
         "rawvideo",
+        "-pix_fmt",
+        "rgb24",
         "-y",
         "/dev/stdout",
     ];
     let (out, errors) = pipe("ffmpeg", &arguments, bytes);
     assert_eq!(errors, "", "ffmpeg");
-    out.chunks_exact(9).map(|p| [p[0], p[2], p[4], p[6], p[8]]).collect()
+    out.chunks_exact(27).map(|p| [p[0], p[6], p[12], p[18], p[24]]).collect()
 }
 
 /// The pictures from the first one of the grey `first` on: before it the overlay is shown.
@@ -51,6 +53,15 @@ fn seen_of(bytes: &[u8], first: i32) -> Vec<[u8; 5]> {
     }
     let flat = |picture: &[u8; 5]| picture.iter().all(|&grey| (i32::from(grey) - first).abs() <= 2);
     greys(bytes).into_iter().skip_while(|picture| !flat(picture)).collect()
+}
+
+/// Waits until a picture of the grey `first` came out.
+async fn shows(stream: &Stream, first: i32) {
+    let began = std::time::Instant::now();
+    while seen_of(&stream.output_bytes(), first).is_empty() {
+        assert!(began.elapsed() < LONG, "no picture of {first}: {:?}", stream.output().len());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
 }
 
 async fn metric(runner: &Runner, line: &str) -> u64 {
@@ -68,7 +79,7 @@ async fn a_widget_turned_thirty_times_a_second_lands_between_frames() {
     let clip = Clip { source: "color=c=0x808080", seconds: 60, audio: "", ..Clip::default() };
     let mut stream = orchestrator.run(&runner, "comfyui", Some(params(plane(0.1)))).await;
     let feeding = stream.feed_behind(clip.segments(), seconds(2.0));
-    stream.online().await;
+    shows(&stream, (0.1 * 255.0) as i32).await;
     let applied = "weir_updates_total{result=\"applied\"}";
     let before = metric(&runner, applied).await;
 
@@ -157,7 +168,7 @@ async fn bad_updates_change_nothing_and_other_graphs_do_not_lose_the_picture() {
     let clip = Clip { source: "color=c=0x808080", seconds: 60, audio: "", ..Clip::default() };
     let mut stream = orchestrator.run(&runner, "comfyui", Some(params(plane(0.2)))).await;
     let feeding = stream.feed_behind(clip.segments(), seconds(2.0));
-    stream.online().await;
+    shows(&stream, 51).await;
     stream.control(json!({"2": {"value": 7}}).to_string()).await;
     let told = stream
         .event("error", |event| event["message"].as_str().is_some_and(|text| text.contains("7 is out of range")))

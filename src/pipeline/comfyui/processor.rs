@@ -174,6 +174,25 @@ fn instead(fallback: Fallback, reason: String, frame: VideoFrame, mut out: Video
     PipelineError::Instead { reason, show }
 }
 
+/// A folder of one load, which is removed with it; what a session has mapped stays until the session ends.
+struct Scratch(PathBuf);
+
+static FOLDERS: AtomicU64 = AtomicU64::new(0);
+
+impl Scratch {
+    fn new(models: &Path) -> Self {
+        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
+        Self(models.join("weir--graphs").join(format!("workflow-{}-{number}", std::process::id())))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // It may never have been made.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -195,24 +214,5 @@ mod tests {
         assert_eq!(shown(Fallback::Passthrough), Some(200));
         assert_eq!(shown(Fallback::Black), Some(0));
         assert_eq!((shown(Fallback::Hold), shown(Fallback::Overlay)), (None, None));
-    }
-}
-
-/// A folder of one load, which is removed with it; what a session has mapped stays until the session ends.
-struct Scratch(PathBuf);
-
-static FOLDERS: AtomicU64 = AtomicU64::new(0);
-
-impl Scratch {
-    fn new(models: &Path) -> Self {
-        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
-        Self(models.join("weir--graphs").join(format!("workflow-{}-{number}", std::process::id())))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // It may never have been made.
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
