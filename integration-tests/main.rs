@@ -20,5 +20,6 @@ mod supervisor;
 mod support;
 mod trickle;
 mod webrtc;
+mod workflow;
 mod workflow_images;
 mod workflow_sd;

@@ -23,6 +23,7 @@ pub mod rig;
 mod serve;
 pub mod settings;
 mod top;
+mod workflow;
 
 /// Exit code for a wrong flag, variable or file (`EX_USAGE`).
 pub const USAGE: u8 = 64;
@@ -46,6 +47,7 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: health::command, run: health::run },
     Subcommand { command: config::command, run: config::run },
     Subcommand { command: models::command, run: models::run },
+    Subcommand { command: workflow::command, run: workflow::run },
     Subcommand { command: engine::command, run: engine::run },
     Subcommand { command: gpu_check::command, run: gpu_check::run },
 ];

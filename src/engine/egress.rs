@@ -180,6 +180,8 @@ impl Encoder {
         match picture {
             Picture::Frame(frame) => self.answer(frame, Kind::Processed)?,
             Picture::Similar(frame) => self.answer(frame, Kind::Similar)?,
+            // It is neither billed as made nor shown again.
+            Picture::Instead(frame) => self.encode(&frame, Kind::Repeated)?,
             Picture::Repeat(meta) => match self.kept.take_if(|(_, made)| made.elapsed() < BACKGROUND) {
                 Some((mut frame, made)) => {
                     stamp(&mut frame, meta);

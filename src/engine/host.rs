@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::abandon::abandon;
@@ -112,6 +112,8 @@ struct Host {
     ends: mpsc::Receiver<u64>,
     tasks: TaskTracker,
     tracer: Arc<Tracer>,
+    /// Lets one workflow be looked at at a time.
+    examining: Arc<Semaphore>,
     /// Writes the trace of every frame, where one is wanted.
     _trace: Option<trace::TraceFile>,
     /// Makes a trace of the next seconds, where one was asked for.
@@ -215,6 +217,7 @@ impl Host {
             ends,
             tasks: TaskTracker::new(),
             tracer,
+            examining: Arc::new(Semaphore::new(1)),
             _trace: trace,
             tracing: None,
         }))
@@ -377,6 +380,19 @@ impl Host {
                 });
                 self.supervisor.send(FromEngine::Described { id, value }).await;
             }
+            ToEngine::Examine { id, workflow, svg } => {
+                let (supervisor, models, one) =
+                    (self.supervisor.clone(), self.config.models.clone(), self.examining.clone());
+                // Files are read and graphs are built, so not on this thread; and one at a time. Nobody waits longer than the
+                // supervisor does.
+                tokio::spawn(async move {
+                    let Ok(_permit) = one.acquire().await else { return };
+                    let look = move || crate::pipeline::comfyui::examine(&workflow, &models, svg);
+                    let value = tokio::task::spawn_blocking(look).await;
+                    let value = value.unwrap_or_else(|error| json!({"runs": false, "message": error.to_string()}));
+                    supervisor.send(FromEngine::Described { id, value }).await;
+                });
+            }
             ToEngine::Scrape { id, openmetrics } => {
                 self.sessions.values().for_each(Handle::show_queues);
                 let form = if openmetrics { Exposition::OpenMetrics } else { Exposition::Text };
@@ -410,7 +426,9 @@ impl Host {
         }
         let Some(slot) = self.free() else { return Outcome::Busy };
         let params = order.resume.as_ref().map_or(&request.params, |resume| &resume.params);
-        let checked = match self.pipeline.check(params) {
+        let ready =
+            |checked: crate::pipeline::Checked| self.pipeline.ready(&checked, &self.config.models).map(|()| checked);
+        let checked = match self.pipeline.check(params).and_then(ready) {
             Ok(checked) => checked,
             Err(error) => return Outcome::BadParams { field: error.field, reason: error.reason },
         };

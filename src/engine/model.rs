@@ -16,7 +16,7 @@ use super::outbox::{Meta, Picture};
 use super::shared::{MODEL, Shared};
 use crate::frame::{FramePool, VideoFrame};
 use crate::metering::{Place, Queue};
-use crate::pipeline::{Applied, Checked, FrameProcessor, LoadContext, Pipeline, PipelineError};
+use crate::pipeline::{Applied, Checked, FrameProcessor, Instead, LoadContext, Pipeline, PipelineError};
 
 /// How often an idle model thread looks for new parameters or a finished load.
 const LOOK: Duration = Duration::from_millis(50);
@@ -250,7 +250,14 @@ impl Worker {
                 }
                 Err(error) => {
                     shared.fail("model", format!("Error processing input frame: {error}"));
-                    Picture::Repeat(meta)
+                    match error {
+                        PipelineError::Instead { show: Instead::Overlay, .. } => Picture::Overlay(meta),
+                        PipelineError::Instead { show: Instead::Picture(mut frame), .. } => {
+                            (frame.seq, frame.pts, frame.stamps) = (meta.seq, meta.pts, meta.stamps);
+                            Picture::Instead(*frame)
+                        }
+                        _ => Picture::Repeat(meta),
+                    }
                 }
             };
             if shared.output.video(picture).is_some() {

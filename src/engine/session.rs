@@ -1,5 +1,6 @@
 //! One stream from its start request to the deletion of its channels.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -68,6 +69,7 @@ pub(super) struct Deps {
 pub struct Handle {
     shared: Arc<Shared>,
     mode: UpdateMode,
+    models: PathBuf,
     stop: watch::Sender<Option<String>>,
     events: Events,
 }
@@ -93,7 +95,8 @@ impl Handle {
         }
         let (stop, stopped) = watch::channel(None);
         let (events, queue) = Events::channel(deps.metrics.events_lost.clone());
-        let handle = Self { shared: shared.clone(), mode: deps.config.updates, stop, events: events.clone() };
+        let (mode, models) = (deps.config.updates, deps.config.models.clone());
+        let handle = Self { shared: shared.clone(), mode, models, stop, events: events.clone() };
         let span = tracing::info_span!(
             "stream",
             gateway_request_id = order.request.gateway_request_id,
@@ -119,7 +122,7 @@ impl Handle {
     }
 
     fn updater(&self) -> Updater {
-        Updater { shared: self.shared.clone(), mode: self.mode }
+        Updater { shared: self.shared.clone(), mode: self.mode, models: self.models.clone() }
     }
 
     /// Ends the session: what is under way is published, then its channels are deleted.
@@ -181,6 +184,7 @@ impl Handle {
 struct Updater {
     shared: Arc<Shared>,
     mode: UpdateMode,
+    models: PathBuf,
 }
 
 impl Updater {
@@ -198,6 +202,7 @@ impl Updater {
                 UpdateMode::Replace => params,
                 UpdateMode::Merge => control::merged(&before.given, params),
             };
+            let params = self.shared.pipeline.follow(&before.given, params, &self.models)?;
             let checked = self.shared.pipeline.check(&params)?;
             let (old, new) = (before.size, checked.size);
             if old != new {

@@ -177,6 +177,15 @@ pub enum ToEngine {
         /// Of the reply.
         id: u64,
     },
+    /// Looks at a workflow without running it; answered with [`FromEngine::Described`], whose value is then what it is.
+    Examine {
+        /// Of the reply.
+        id: u64,
+        /// The workflow in any form.
+        workflow: Value,
+        /// Whether its picture is wanted too.
+        svg: bool,
+    },
     /// End every session within `grace_ms`, then exit 0.
     Shutdown {
         /// Milliseconds until the supervisor kills the engine.

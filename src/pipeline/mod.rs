@@ -3,7 +3,7 @@
 //! A [`Pipeline`] is a name, a check of parameters and a way to load; a [`FrameProcessor`] is the loaded thing, owned by
 //! one thread. [`registry`] knows them all.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -67,9 +67,26 @@ pub enum PipelineError {
     /// One frame failed; the next may succeed.
     #[error("{0}")]
     Frame(String),
+    /// One frame failed, and the parameters say what is shown in its place.
+    #[error("{reason}")]
+    Instead {
+        /// Why.
+        reason: String,
+        /// What is shown.
+        show: Instead,
+    },
     /// Parameters that only the loaded model can judge are wrong; nothing was changed.
     #[error(transparent)]
     Params(#[from] ParamError),
+}
+
+/// What is shown in place of a frame that failed.
+#[derive(Debug)]
+pub enum Instead {
+    /// The overlay.
+    Overlay,
+    /// This picture, which the model did not make.
+    Picture(Box<VideoFrame>),
 }
 
 /// What a pipeline needs to load.
@@ -126,6 +143,25 @@ pub trait Pipeline: Send + Sync {
     /// status.
     fn notes(&self, _params: &Checked) -> Vec<String> {
         Vec::new()
+    }
+
+    /// What an update makes of the parameters in force. It is the update itself, unless the pipeline knows updates that name
+    /// only a part. `models` is the root of the models, for what only files can tell.
+    ///
+    /// # Errors
+    /// The first field that is wrong, and why. Nothing is changed.
+    fn follow(&self, current: &Params, update: Params, models: &Path) -> Result<Params, ParamError> {
+        let _ = (current, models);
+        Ok(update)
+    }
+
+    /// What only files can tell of checked parameters, before a stream starts with them: whether every model is there.
+    ///
+    /// # Errors
+    /// The field that asks for what is not there.
+    fn ready(&self, checked: &Checked, models: &Path) -> Result<(), ParamError> {
+        let _ = (checked, models);
+        Ok(())
     }
 
     /// Loads the model and runs it once, so that the first frame of a stream is as fast as the next.

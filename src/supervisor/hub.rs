@@ -225,6 +225,14 @@ impl Hub {
         self.ask(ASK_WAIT, Pending::Value, |id| ToEngine::Describe { id }).await
     }
 
+    /// What a workflow is, without running it; with `svg` its picture too.
+    ///
+    /// # Errors
+    /// [`HubError::Away`] or [`HubError::Slow`].
+    pub async fn examine(&self, workflow: Value, svg: bool) -> Result<Value, HubError> {
+        self.ask(ASK_WAIT, Pending::Value, |id| ToEngine::Examine { id, workflow, svg }).await
+    }
+
     /// A trace of what happens to frames in the next seconds.
     ///
     /// # Errors

@@ -7,7 +7,8 @@ use super::document::{Document, Given, Raw};
 use super::refusal::{Refusal, Refused, Why};
 
 const INPUTS: [&str; 3] = ["LoadTensor", "LoadImage", "LoadAudioTensor"];
-const OUTPUTS: [&str; 5] = ["SaveTensor", "PreviewImage", "SaveImage", "SaveAudioTensor", "SaveTextTensor"];
+/// Classes that give something to the stream.
+pub(super) const OUTPUTS: [&str; 5] = ["SaveTensor", "PreviewImage", "SaveImage", "SaveAudioTensor", "SaveTextTensor"];
 
 /// Applies the rules. A converted document passes again unchanged, unless a `PrimaryInputLoadImage` was what allowed its inputs.
 ///

@@ -209,27 +209,28 @@ fn raw(id: &str, node: &Json) -> Result<Raw, Refused> {
     }
     let mut read = BTreeMap::new();
     for (name, value) in inputs {
-        let given = match value {
-            Json::Array(pair) => {
-                let Some(link) = link(pair) else {
-                    let help = "a link is a list of a node's id and the number of its output";
-                    return Err(refuse(Why::Document, name, format!("{value} is no link"), help));
-                };
-                link
-            }
-            Json::Object(_) | Json::Null => {
-                let reason = format!("it is {}, not a value or a link", kind(value));
-                return Err(refuse(Why::Document, name, reason, "leave out what is not connected"));
-            }
-            Json::String(text) if text.len() > MAX_TEXT => {
-                let reason = format!("a text of {} bytes, at most {MAX_TEXT} are read", text.len());
-                return Err(refuse(Why::Limit, name, reason, ""));
-            }
-            plain => Given::Value(plain.clone()),
-        };
+        let given = given(value).map_err(|(why, reason, help)| refuse(why, name, reason, help))?;
         read.insert(name.clone(), given);
     }
     Ok(Raw { class, title, inputs: read })
+}
+
+/// What stands in an input; or why it cannot, and what would work.
+pub(super) fn given(value: &Json) -> Result<Given, (Why, String, &'static str)> {
+    match value {
+        Json::Array(pair) => link(pair).ok_or_else(|| {
+            let help = "a link is a list of a node's id and the number of its output";
+            (Why::Document, format!("{value} is no link"), help)
+        }),
+        Json::Object(_) | Json::Null => {
+            let reason = format!("it is {}, not a value or a link", kind(value));
+            Err((Why::Document, reason, "leave out what is not connected"))
+        }
+        Json::String(text) if text.len() > MAX_TEXT => {
+            Err((Why::Limit, format!("a text of {} bytes, at most {MAX_TEXT} are read", text.len()), ""))
+        }
+        plain => Ok(Given::Value(plain.clone())),
+    }
 }
 
 fn link(pair: &[Json]) -> Option<Given> {

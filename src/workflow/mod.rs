@@ -89,16 +89,22 @@
 //!
 //! # Limits
 //!
-//! [`MAX_NODES`], [`MAX_INPUTS`] of a node, [`MAX_TEXT`] bytes of a workflow or of one text in it.
+//! [`MAX_NODES`], [`MAX_INPUTS`] of a node, [`MAX_TEXT`] bytes of a workflow or of one text in it,
+//! [`MAX_ELEMENTS`](lower::MAX_ELEMENTS) of what a node gives.
 
 mod change;
 pub mod class;
 mod convert;
 mod document;
+mod draw;
 mod editor;
+pub mod examine;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod lower;
 pub mod need;
 pub mod nodes;
+pub mod overrides;
 mod place;
 mod plan;
 mod refusal;
@@ -113,6 +119,7 @@ use serde_json::Value as Json;
 pub use change::{Change, change};
 pub use convert::convert;
 pub use document::{Document, Given, Id, MAX_INPUTS, MAX_NODES, MAX_TEXT, Raw};
+pub use draw::svg;
 pub use lower::lower;
 pub use plan::{Fed, Media, Node, Place, Plan};
 pub use refusal::{Refusal, Refused, Why};

@@ -198,7 +198,9 @@ impl Plan {
 
 /// Everything that leads to an output. Of several outputs of pictures the first is shown.
 fn reach(document: &Document, notes: &mut Vec<String>) -> BTreeSet<Id> {
-    let sink = |raw: &Raw| registry::find(&raw.class).and_then(|class| class.sink);
+    // An output that is not known here is refused with its name, instead of being passed over.
+    let unknown = |raw: &Raw| super::convert::OUTPUTS.contains(&raw.class.as_str()).then_some(Medium::Text);
+    let sink = |raw: &Raw| registry::find(&raw.class).map_or_else(|| unknown(raw), |class| class.sink);
     let mut shown: Option<&Id> = None;
     let mut open: Vec<&Id> = Vec::new();
     for (id, raw) in &document.nodes {
@@ -387,6 +389,10 @@ impl Reader<'_> {
         };
         // A source that is not known is refused by itself.
         let Some(class) = registry::find(&source.class) else { return Fed::Nothing };
+        // So is one that does not run.
+        if matches!(class.runs, Runs::Refused(_)) {
+            return Fed::Nothing;
+        }
         let Some(given) = class.outputs.get(output) else {
             let reason = format!(
                 "it is linked to output {output} of node {} ({}), which has {} outputs",

@@ -2,6 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
+use super::class::{Class, Kind, Runs};
 use super::lower::{Body, Env, Feed, Lowered};
 use super::*;
 use crate::graph::DType;
@@ -128,4 +129,76 @@ fn two_thousand_nodes_are_planned_in_under_a_second_and_too_many_are_refused() {
 fn the_default_passes_pictures_through() {
     let plan = plan(&serde_json::from_str(DEFAULT).unwrap()).unwrap();
     assert_eq!(plan.classes().into_keys().collect::<Vec<_>>(), ["LoadTensor", "SaveTensor"]);
+}
+
+/// A document that runs one node of `class` with `widgets` between the camera and the picture. `None` for classes that need more
+/// than pictures and masks, or give neither.
+fn around(class: &Class, widgets: &serde_json::Map<String, Json>) -> Option<Json> {
+    let mut inputs = widgets.clone();
+    for input in class.inputs {
+        match input.kind {
+            Kind::Link(Type::Image) => drop(inputs.insert(input.name.into(), json!(["camera", 0]))),
+            Kind::Link(Type::Mask) => drop(inputs.insert(input.name.into(), json!(["mask", 0]))),
+            Kind::Link(_) if input.optional => {}
+            Kind::Link(_) | Kind::File => return None,
+            _ => {}
+        }
+    }
+    let mut document = json!({
+        "camera": {"class_type": "LoadTensor", "inputs": {}},
+        "mask": {"class_type": "ImageToMask", "inputs": {"image": ["camera", 0]}},
+        "it": {"class_type": class.name, "inputs": inputs},
+        "shown": {"class_type": "MaskToImage", "inputs": {"mask": ["it", 0]}},
+        "out": {"class_type": "SaveTensor", "inputs": {"images": ["shown", 0]}}
+    });
+    match class.outputs.first().map(|output| output.ty) {
+        Some(Type::Mask) => {}
+        Some(Type::Image) => document["out"]["inputs"]["images"] = json!(["it", 0]),
+        _ => return None,
+    }
+    Some(document)
+}
+
+/// The default widgets, and one set more for each choice of each widget.
+fn variants(class: &Class) -> Vec<serde_json::Map<String, Json>> {
+    let mut variants = vec![serde_json::Map::new()];
+    for input in class.inputs {
+        match input.kind {
+            Kind::Choice { of, .. } => {
+                variants.extend(
+                    of.iter().map(|choice| serde_json::Map::from_iter([(input.name.to_owned(), json!(choice))])),
+                );
+            }
+            Kind::Bool { default } => {
+                variants.push(serde_json::Map::from_iter([(input.name.to_owned(), json!(!default))]));
+            }
+            _ => {}
+        }
+    }
+    variants
+}
+
+#[test]
+fn what_is_declared_live_is_a_tensor_write_and_what_is_not_shapes_the_graph() {
+    let mut tried = 0;
+    for class in registry::all().filter(|class| !matches!(class.runs, Runs::Refused(_))) {
+        for widgets in variants(class) {
+            let Some(document) = around(class, &widgets) else { continue };
+            let plan = plan(&document).unwrap_or_else(|refused| panic!("{}: {refused}", class.name));
+            let Some(node) = plan.find("it") else { continue };
+            // Some settings do not go with pictures of this size, which is not the question here.
+            let Ok(lowered) = lowered(&plan) else { continue };
+            tried += 1;
+            for (i, input) in class.inputs.iter().enumerate() {
+                let at = super::lower::WidgetRef { node, input: i };
+                let shapes = lowered.shaping.contains(&at);
+                let follows = lowered.live().any(|(_, _, live)| live.widgets.contains(&at));
+                let place = format!("{}.{} of {widgets:?}", class.name, input.name);
+                assert!(!(input.live && shapes), "{place} is declared live and shapes the graph");
+                assert!(!follows || input.live, "{place} is a tensor write and is not declared live");
+                assert!(!(input.ignored && (shapes || follows)), "{place} is declared to have no effect and has one");
+            }
+        }
+    }
+    assert!(tried > 10, "{tried}");
 }

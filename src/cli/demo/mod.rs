@@ -15,6 +15,7 @@ use crate::pipeline::{Params, registry};
 pub mod check;
 pub mod page;
 mod show;
+mod widgets;
 
 pub use show::{Played, play};
 
@@ -70,6 +71,7 @@ pub(super) fn stream_arguments(command: Command) -> Command {
     command.args([
         flag("pipeline", "NAME", "The pipeline to run.").default_value("noop"),
         flag("params", "JSON", "Its parameters, as a JSON object.").default_value("{}"),
+        flag("workflow", "FILE", "A ComfyUI workflow for the pipeline comfyui, which it implies."),
         flag("size", "WxH", "Size of the input in pixels. [default: 512x512; that of the input for --input]"),
         flag(
             "output-size",
@@ -123,13 +125,22 @@ pub(super) fn parse_size(text: &str) -> Result<Size, String> {
 /// What the stream flags mean.
 pub(super) fn stream_options(matches: &ArgMatches) -> Result<Options, String> {
     let text = |name: &str| matches.get_one::<String>(name).map(String::as_str);
-    let pipeline = text("pipeline").unwrap_or("noop").to_owned();
+    let workflow = text("workflow").map(|path| super::workflow::open(Path::new(path))).transpose();
+    let workflow = workflow.map_err(|error| format!("--workflow: {error}"))?;
+    let chosen = matches.value_source("pipeline") == Some(clap::parser::ValueSource::CommandLine);
+    let pipeline = match (&workflow, chosen) {
+        (Some(_), false) => "comfyui".to_owned(),
+        _ => text("pipeline").unwrap_or("noop").to_owned(),
+    };
     let Some(known) = registry::find(&pipeline) else {
         let all: Vec<_> = registry::all().iter().map(|pipeline| pipeline.name()).collect();
         return Err(format!("--pipeline: there is no `{pipeline}`; this build has {}", all.join(", ")));
     };
-    let params: Params = serde_json::from_str(text("params").unwrap_or("{}"))
+    let mut params: Params = serde_json::from_str(text("params").unwrap_or("{}"))
         .map_err(|error| format!("--params: a JSON object is expected, such as {{\"strength\": 0.5}} ({error})"))?;
+    if let Some(workflow) = workflow {
+        params.insert("prompt".to_owned(), workflow);
+    }
     let size = |name| text(name).map(parse_size).transpose().map_err(|error| format!("--{name}: {error}"));
     let (input, output) = (size("size")?, size("output-size")?);
     let fps: f64 = text("fps").unwrap_or("30").parse().map_err(|_| "--fps: a number is expected")?;
@@ -142,7 +153,8 @@ pub(super) fn stream_options(matches: &ArgMatches) -> Result<Options, String> {
     };
     let fitting = output.unwrap_or_else(|| rig::output_size(input.unwrap_or(Size::new(512, 512))));
     let params = rig::with_size(params, fitting);
-    let checked = known.check(&params).map_err(|error| format!("--params: {error}"))?;
+    let given = if params.contains_key("prompt") && pipeline == "comfyui" { "--workflow" } else { "--params" };
+    let checked = known.check(&params).map_err(|error| format!("{given}: {error}"))?;
     Ok(Options {
         page: None,
         pipeline,
@@ -265,6 +277,19 @@ mod tests {
         assert_eq!(options.page, Some("127.0.0.1:8080".parse().unwrap()));
         assert_eq!(options.source, SourceConfig::Pattern { size: Size::new(512, 512), fps: 30.0 });
         assert_eq!((options.pipeline.as_str(), options.output), ("noop", Size::new(512, 512)));
+    }
+
+    #[test]
+    fn a_workflow_means_its_pipeline_and_is_checked() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        std::fs::write(path, crate::workflow::DEFAULT).unwrap();
+        let options = of(&["--workflow", path]).unwrap();
+        assert_eq!(options.pipeline, "comfyui");
+        assert!(options.params["prompt"].is_object());
+        std::fs::write(path, "{}").unwrap();
+        assert!(of(&["--workflow", path]).unwrap_err().contains("--workflow: prompt: missing input"));
+        assert!(of(&["--workflow", "/no/such/file"]).unwrap_err().contains("--workflow: /no/such/file"));
     }
 
     #[test]

@@ -223,6 +223,11 @@ impl Page {
         lock(&self.shared.about).params.extend(params.clone());
     }
 
+    /// The set of parameters as it is remembered.
+    pub fn known(&self) -> Map<String, Value> {
+        lock(&self.shared.about).params.clone()
+    }
+
     /// Ends every connection.
     pub async fn close(self) {
         self.shared.stop.cancel();

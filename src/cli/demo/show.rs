@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 use super::Options;
 use super::check::{self, Expected, Verdict};
 use super::page::{About, Line, Order, Page, Pictures, Snapshot, Taken};
+use super::widgets;
 use crate::cli::rig::decode::Decoding;
 use crate::cli::rig::reader::{Record, Taps};
 use crate::cli::rig::source::{Ready, SourceConfig};
@@ -35,6 +36,9 @@ const QUALITY: u32 = 5;
 const SHOWN: u32 = 768;
 /// Parameters that a running stream keeps.
 const FIXED: [&str; 2] = ["width", "height"];
+
+/// The pipeline whose parameters are the widgets of a workflow.
+const WORKFLOWS: &str = "comfyui";
 
 /// What a demo came to.
 pub struct Played {
@@ -62,11 +66,17 @@ pub async fn play(options: &Options) -> Result<Played, RigError> {
     let shown = source.size();
     let mut page = match options.page {
         Some(address) => {
-            let schema = known.map(|known| known.schema()).unwrap_or_default();
+            // Of a workflow the page shows its widgets.
+            let params = in_force(&options.pipeline, &options.params);
+            let controls = params.get("prompt").filter(|_| options.pipeline == WORKFLOWS).and_then(widgets::controls);
+            let (schema, params) = match controls {
+                Some(controls) => (controls.schema, controls.values),
+                None => (known.map(|known| known.schema()).unwrap_or_default(), params),
+            };
             let about = About {
                 name: options.pipeline.clone(),
                 about: known.map(|known| known.about()).unwrap_or_default().into(),
-                params: in_force(&options.pipeline, &options.params),
+                params,
                 fixed: FIXED.map(str::to_owned).to_vec(),
                 schema,
                 width: options.output.width,
@@ -216,11 +226,16 @@ impl Show {
         match order {
             Order::Update(params, answer) => {
                 let (after, time_ms) = (self.newest(rig), unix_ms());
-                let result = rig.control().update(&params).await.map_err(|error| error.to_string());
+                let workflow = self.pipeline == WORKFLOWS;
+                let sent = match page.filter(|_| workflow) {
+                    Some(page) => widgets::overrides(&params, &page.known()),
+                    None => params.clone(),
+                };
+                let result = rig.control().update(&sent).await.map_err(|error| error.to_string());
                 if result.is_ok()
                     && let Some(page) = page
                 {
-                    page.params(&in_force(&self.pipeline, &params));
+                    page.params(&if workflow { params } else { in_force(&self.pipeline, &params) });
                 }
                 let _ = answer.send(result.map(|_| Taken { after, time_ms }));
             }

@@ -10,7 +10,9 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-use serde_json::Value;
+use std::path::Path;
+
+use serde_json::{Value, json};
 
 use super::{Checked, FrameProcessor, LoadContext, ParamError, Params, Pipeline, PipelineError};
 
@@ -34,7 +36,30 @@ impl Pipeline for ComfyUi {
         params::check(params)
     }
 
+    fn follow(&self, current: &Params, update: Params, models: &Path) -> Result<Params, ParamError> {
+        params::follow(current, update, models)
+    }
+
+    fn ready(&self, checked: &Checked, models: &Path) -> Result<(), ParamError> {
+        params::ready(checked, models)
+    }
+
     fn load(&self, cx: &LoadContext<'_>, params: &Checked) -> Result<Box<dyn FrameProcessor>, PipelineError> {
         Ok(Box::new(processor::Workflow::load(cx, params)?))
     }
+}
+
+/// What a workflow is, for pages: see [`crate::workflow::examine::Examined::json`]; with `svg` also its picture. `workflow` may
+/// be the parameters of a stream, whose `width` and `height` count then.
+pub fn examine(workflow: &Value, models: &Path, svg: bool) -> Value {
+    let side = |name| match workflow.get(name).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok()) {
+        Some(n) if (1..=16384).contains(&n) => n,
+        _ => 512,
+    };
+    let examined = crate::workflow::examine::examine(workflow, models, [side("width"), side("height")]);
+    let mut value = examined.json();
+    if svg {
+        value["svg"] = json!(examined.plan.as_ref().map(crate::workflow::svg));
+    }
+    value
 }

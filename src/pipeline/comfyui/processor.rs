@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::params;
+use super::params::{self, Fallback};
 use super::run::{Stages, Write};
 use crate::frame::{FramePool, PixelFormat, Size, VideoFrame};
 use crate::graph::DType;
 use crate::inference::{InferenceError, Provider, Runtime};
-use crate::pipeline::{Applied, Checked, FrameProcessor, LoadContext, ParamError, PipelineError};
+use crate::pipeline::{Applied, Checked, FrameProcessor, Instead, LoadContext, ParamError, PipelineError};
 use crate::workflow::lower::{EncodeError, Env, LiveTensor, WidgetRef, lower};
 use crate::workflow::{Change, Plan, change};
 
@@ -23,6 +23,7 @@ pub struct Workflow {
     /// Every live port: stage, port, and what it follows.
     live: Vec<(usize, usize, LiveTensor)>,
     shaping: HashSet<WidgetRef>,
+    fallback: Fallback,
     pool: FramePool,
 }
 
@@ -73,7 +74,16 @@ impl Workflow {
         (cx.progress)("loading the graph");
         let shows = lowered.shown.is_some();
         let stages = Stages::load(runtime, cx.inference, lowered, &scratch.0, writes).map_err(failed)?;
-        let mut workflow = Self { plan, size, stages, shows, live, shaping, pool: cx.pool.clone() };
+        let mut workflow = Self {
+            plan,
+            size,
+            stages,
+            shows,
+            live,
+            shaping,
+            fallback: params::fallback_of(checked),
+            pool: cx.pool.clone(),
+        };
         (cx.progress)("running it once");
         let bytes = PixelFormat::Rgb24.bytes(size);
         if shows {
@@ -120,6 +130,7 @@ impl FrameProcessor for Workflow {
             Ok(writes) => {
                 self.stages.write(writes).map_err(frame_error)?;
                 self.plan = plan;
+                self.fallback = params::fallback_of(checked);
                 Ok(Applied::Now)
             }
             Err(Refit::Graph) => Ok(Applied::NeedsReload),
@@ -138,13 +149,29 @@ impl FrameProcessor for Workflow {
         let mut out = VideoFrame::take(&self.pool, frame.size, frame.format, frame.pts)
             .ok_or_else(|| PipelineError::Frame("every picture buffer is in use".to_owned()))?;
         (out.seq, out.color, out.stamps) = (frame.seq, frame.color, frame.stamps);
-        self.stages.frame(&frame.data, &mut out.data).map_err(frame_error)?;
-        Ok(out)
+        match self.stages.frame(&frame.data, &mut out.data) {
+            Ok(()) => Ok(out),
+            Err(error) => Err(instead(self.fallback, error.to_string(), frame, out)),
+        }
     }
 
     fn reset(&mut self) {
         self.stages.reset();
     }
+}
+
+/// The error of a frame, with what is shown in its place.
+fn instead(fallback: Fallback, reason: String, frame: VideoFrame, mut out: VideoFrame) -> PipelineError {
+    let show = match fallback {
+        Fallback::Hold => return PipelineError::Frame(reason),
+        Fallback::Overlay => Instead::Overlay,
+        Fallback::Passthrough => Instead::Picture(Box::new(frame)),
+        Fallback::Black => {
+            out.data.fill(0);
+            Instead::Picture(Box::new(out))
+        }
+    };
+    PipelineError::Instead { reason, show }
 }
 
 /// A folder of one load, which is removed with it; what a session has mapped stays until the session ends.
@@ -163,5 +190,29 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // It may never have been made.
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::frame::Timestamp;
+
+    #[test]
+    fn the_camera_is_shown_only_when_that_was_asked_for() {
+        let pool = FramePool::new(4);
+        let picture = |byte: u8| {
+            let mut frame = VideoFrame::take(&pool, Size::new(4, 4), PixelFormat::Rgb24, Timestamp(0)).unwrap();
+            frame.data.fill(byte);
+            frame
+        };
+        let shown = |fallback| match instead(fallback, "why".into(), picture(200), picture(100)) {
+            PipelineError::Instead { show: Instead::Picture(frame), .. } => Some(frame.data[0]),
+            _ => None,
+        };
+        assert_eq!(shown(Fallback::Passthrough), Some(200));
+        assert_eq!(shown(Fallback::Black), Some(0));
+        assert_eq!((shown(Fallback::Hold), shown(Fallback::Overlay)), (None, None));
     }
 }

@@ -16,7 +16,7 @@ use crate::link::Outcome;
 use crate::supervisor::hub::{Hub, HubError};
 
 /// The body of a call that must declare its content type, so that a page of another site cannot make it unasked.
-async fn declared(hub: &Hub, headers: &HeaderMap, body: Body) -> Result<bytes::Bytes, ApiError> {
+pub(super) async fn declared(hub: &Hub, headers: &HeaderMap, body: Body) -> Result<bytes::Bytes, ApiError> {
     auth::check(headers, &hub.config.auth_token)?;
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
     if !kind.starts_with("application/json") {

@@ -24,12 +24,13 @@ mod runner;
 mod start;
 mod stream;
 mod webrtc;
+mod workflow;
 
 #[doc(hidden)]
 pub use fuzz::{fuzz_start_body, fuzz_stream_body};
 
 /// Every route that is counted by its own name.
-const ROUTES: [&str; 20] = [
+const ROUTES: [&str; 22] = [
     "/health",
     "/version",
     "/app-version",
@@ -48,6 +49,8 @@ const ROUTES: [&str; 20] = [
     "/live-runner/params",
     "/live-runner/stop",
     "/live-runner/status",
+    "/workflow/check",
+    "/workflow/plan",
     "/openapi.json",
     "/docs",
 ];
@@ -71,6 +74,8 @@ pub(super) fn router(hub: Arc<Hub>, door: Option<Arc<Door>>) -> Router {
     let api = both(api, "/metering/streams", get(metering::streams));
     let api = both(api, "/metering/streams/{id}/intervals", get(metering::intervals));
     let api = both(api, "/metering/streams/{id}/frames", get(metering::frames));
+    let api = both(api, "/workflow/check", post(workflow::check));
+    let api = both(api, "/workflow/plan", post(workflow::plan));
     let api = api.merge(stream::routes(&hub.config.stream_prefix));
     let api = api.merge(runner::routes());
     let api = match door {

@@ -7,7 +7,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{local, metering, read, runner, start};
+use super::{local, metering, read, runner, start, workflow};
 use crate::supervisor::hub::Hub;
 
 #[derive(OpenApi)]
@@ -32,6 +32,8 @@ use crate::supervisor::hub::Hub;
         runner::update,
         runner::stop,
         runner::status,
+        workflow::check,
+        workflow::plan,
     ),
     modifiers(&Bearer)
 )]

@@ -18,6 +18,9 @@ pub struct Cx<'a> {
     stage: Option<usize>,
 }
 
+/// Most elements of a tensor that a node gives: 128 Mi, half a gigabyte of floats.
+pub const MAX_ELEMENTS: u64 = 128 << 20;
+
 /// What an input holds.
 enum Source {
     Nothing,
@@ -373,9 +376,10 @@ impl<'a> Cx<'a> {
     /// A tensor of this node's graph as a value.
     ///
     /// # Errors
-    /// When this class has no graph.
+    /// When this class has no graph, or the tensor has more than [`MAX_ELEMENTS`].
     pub fn give(&mut self, tensor: &Tensor) -> Result<Value, LowerError> {
         let stage = self.stage()?;
+        self.bounded(tensor.shape().elements())?;
         Ok(Value::Tensor(self.build.symbol(stage, tensor.clone())))
     }
 
@@ -411,6 +415,9 @@ impl<'a> Cx<'a> {
         body: Box<dyn HostStage>,
     ) -> Result<Vec<Sym>, LowerError> {
         let stage = self.stage()?;
+        for (_, shape) in outputs {
+            self.bounded(shape.iter().try_fold(1_u64, |product, &n| product.checked_mul(n)))?;
+        }
         self.build.host(stage, inputs, live, outputs, body)
     }
 
@@ -425,6 +432,16 @@ impl<'a> Cx<'a> {
             self.build.shown = Some((stage, output));
         }
         Ok(())
+    }
+
+    fn bounded(&self, elements: Option<u64>) -> Result<(), LowerError> {
+        match elements {
+            Some(elements) if elements <= MAX_ELEMENTS => Ok(()),
+            _ => {
+                let reason = format!("what it makes has more than {MAX_ELEMENTS} numbers");
+                Err(self.refuse("", reason, "make the picture or the batch smaller"))
+            }
+        }
     }
 
     fn stage(&self) -> Result<usize, LowerError> {

@@ -5,7 +5,7 @@ mod cx;
 mod stage;
 mod value;
 
-pub use cx::{Cx, Follow, State};
+pub use cx::{Cx, Follow, MAX_ELEMENTS, State};
 pub use stage::{Body, Encode, EncodeError, Feed, HostStage, LiveTensor, Lowered, Made, Port, Stage, WidgetRef};
 pub use value::{Data, Held, Sym, Value};
 

@@ -7,6 +7,7 @@ mod edges;
 mod geometry;
 mod image;
 mod io;
+mod known;
 mod mask;
 mod morphology;
 mod picture;
@@ -45,4 +46,5 @@ pub const FAMILIES: &[&[Class]] = &[
     tone::CLASSES,
     morphology::CLASSES,
     edges::CLASSES,
+    known::CLASSES,
 ];
