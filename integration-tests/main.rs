@@ -5,6 +5,7 @@
 mod dashboards;
 mod demo;
 mod deploy;
+mod doors;
 mod faults;
 mod gpu_check;
 mod layers;

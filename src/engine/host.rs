@@ -399,7 +399,7 @@ impl Host {
                 ),
             };
         }
-        if let Err(message) = check_urls(request) {
+        if let Err(message) = check_urls(&self.client, request) {
             return Outcome::BadRequest { message };
         }
         let Some(slot) = self.free() else { return Outcome::Busy };
@@ -455,8 +455,8 @@ impl Host {
     }
 }
 
-/// Refuses what no channel can be: everything that is not `http://` or `https://` with a host.
-fn check_urls(request: &StreamRequest) -> Result<(), String> {
+/// Refuses what no channel can be: everything that is not `http://` or `https://` with a host, and where none may be.
+fn check_urls(client: &Client, request: &StreamRequest) -> Result<(), String> {
     let urls = [
         ("subscribe_url", &request.subscribe_url, true),
         ("publish_url", &request.publish_url, true),
@@ -468,7 +468,9 @@ fn check_urls(request: &StreamRequest) -> Result<(), String> {
             continue;
         }
         match reqwest::Url::parse(url) {
-            Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.has_host() => {}
+            Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.has_host() => {
+                client.permits(url).map_err(|error| format!("{field}: {error}"))?;
+            }
             Ok(parsed) => return Err(format!("{field}: the scheme must be http or https, not {}", parsed.scheme())),
             Err(error) => return Err(format!("{field}: not a URL ({error}); expected http:// or https://")),
         }
@@ -488,16 +490,19 @@ mod tests {
             events_url: events.into(),
             ..StreamRequest::default()
         };
-        assert_eq!(check_urls(&request("http://h/in", "")), Ok(()));
-        assert_eq!(check_urls(&request("https://h:1/in", "http://h/e")), Ok(()));
+        let client = Client::new(&crate::trickle::Config::default()).expect("a client");
+        assert_eq!(check_urls(&client, &request("http://h/in", "")), Ok(()));
+        assert_eq!(check_urls(&client, &request("https://h:1/in", "http://h/e")), Ok(()));
         for (subscribe, events, field) in [
             ("", "", "subscribe_url"),
             ("file:///etc/passwd", "", "subscribe_url"),
             ("ftp://h/in", "", "subscribe_url"),
             ("http://h/in", "rtmp://h/x", "events_url"),
             ("nonsense", "", "subscribe_url"),
+            ("http://169.254.169.254/latest/meta-data", "", "subscribe_url"),
+            ("http://h/in", "http://[::ffff:169.254.169.254]/x", "events_url"),
         ] {
-            let error = check_urls(&request(subscribe, events)).expect_err(subscribe);
+            let error = check_urls(&client, &request(subscribe, events)).expect_err(subscribe);
             assert!(error.starts_with(field), "{error}");
         }
     }

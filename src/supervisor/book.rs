@@ -272,6 +272,11 @@ impl Book {
         }
     }
 
+    /// Whether that session holds a slot.
+    pub fn holds(&self, session: u64) -> bool {
+        self.admission.holds(session)
+    }
+
     /// Sessions that run.
     pub fn running(&self) -> usize {
         self.sessions.len()

@@ -11,6 +11,7 @@ use axum::routing::{MethodRouter, get, post};
 use self::error::ApiError;
 use super::doors::webrtc::Door;
 use super::hub::Hub;
+use super::server::Caller;
 
 mod auth;
 mod body;
@@ -19,10 +20,13 @@ mod local;
 mod metering;
 mod openapi;
 mod read;
+mod room;
 mod runner;
 mod start;
 mod stream;
 mod webrtc;
+
+pub(super) use room::peer;
 
 #[doc(hidden)]
 pub use fuzz::{fuzz_start_body, fuzz_stream_body};
@@ -105,7 +109,14 @@ async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
         .or_else(stream)
         .or_else(|| webrtc::label(trimmed))
         .unwrap_or("other");
-    let response = next.run(request).await;
+    let peer = request.extensions().get::<Caller>().map(|caller| caller.0.ip().to_canonical());
+    let response = match auth::guard(&hub, peer, trimmed, request.headers()) {
+        Ok(()) => match peer {
+            Some(peer) => room::PEER.scope(peer, next.run(request)).await,
+            None => next.run(request).await,
+        },
+        Err(error) => error.into_response(),
+    };
     hub.metrics.requests.with_label_values(&[route, response.status().as_str()]).inc();
     response
 }
