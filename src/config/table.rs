@@ -735,7 +735,7 @@ pub const SETTINGS: &[Setting] = &[
         None,
         text,
         engine.trickle.allow,
-        |text: String| crate::trickle::Policy::parse(&text).map(|_| text),
+        crate::trickle::Config::allowing,
         "Where the channels of a stream may be: `public`, `private`, `loopback`, `link-local`, `any`, networks and hosts. \
          An orchestrator's are often private."
     ),

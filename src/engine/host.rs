@@ -1,23 +1,26 @@
 //! The engine's end of the link: takes orders from the supervisor, keeps the sessions, says that it is alive.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::abandon::abandon;
 use super::config::Config;
 use super::events::unix_ms;
+use super::image::{Fault, Format, Job};
 use super::model::{Model, Said};
 use super::session::{Deps, Handle, Order};
 use super::shared::BUFFERS;
 use super::trace;
 use crate::frame::FramePool;
-use crate::link::{FromEngine, LinkError, Outcome, Phase, Reader, StreamRequest, ToEngine, Writer};
+use crate::link::{FromEngine, ImageOrder, Imaged, LinkError, Outcome, Phase, Reader, StreamRequest, ToEngine, Writer};
 use crate::metering::openmetrics::Exposition;
 use crate::metering::{Metrics, Tracer};
 use crate::pipeline::{Pipeline, registry};
@@ -108,6 +111,8 @@ struct Host {
     slots: Vec<Slot>,
     said: mpsc::Receiver<(usize, Said)>,
     sessions: HashMap<u64, Handle>,
+    /// Slots that run a picture.
+    pictures: Arc<Mutex<HashSet<usize>>>,
     ended: mpsc::Sender<u64>,
     ends: mpsc::Receiver<u64>,
     tasks: TaskTracker,
@@ -211,6 +216,7 @@ impl Host {
             slots,
             said,
             sessions: HashMap::new(),
+            pictures: Arc::default(),
             ended,
             ends,
             tasks: TaskTracker::new(),
@@ -315,7 +321,9 @@ impl Host {
 
     /// A slot without a session, a warm one before one that still loads.
     fn free(&self) -> Option<usize> {
-        let taken = |slot: usize| self.sessions.values().any(|session| session.slot() == slot);
+        let pictures = self.pictures.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken =
+            |slot: usize| pictures.contains(&slot) || self.sessions.values().any(|session| session.slot() == slot);
         let free = self.slots.iter().enumerate().filter(|&(number, _)| !taken(number));
         let usable = free.filter(|(_, slot)| !matches!(slot.state, SlotState::Failed(_)));
         usable.min_by_key(|(_, slot)| slot.state == SlotState::Loading).map(|(number, _)| number)
@@ -360,6 +368,7 @@ impl Host {
                     self.supervisor.send(message).await;
                 }
             },
+            ToEngine::Image { id, order } => self.picture(id, *order).await,
             ToEngine::Describe { id } => {
                 let running = self.sessions.values().next().map(Handle::params);
                 let value = json!({
@@ -433,6 +442,50 @@ impl Host {
         }
     }
 
+    /// Has a picture processed in a slot that is free.
+    async fn picture(&self, id: u64, order: ImageOrder) {
+        let refuse = async |outcome| self.supervisor.send(FromEngine::Imaged { id, outcome, image: None }).await;
+        let bad = |message: &str| Outcome::BadRequest { message: message.to_owned() };
+        let Ok(file) = STANDARD.decode(order.image.as_bytes()) else {
+            return refuse(bad("image: base64 is expected")).await;
+        };
+        let Some(format) = Format::named(&order.format) else {
+            return refuse(bad("format: png or jpeg is expected")).await;
+        };
+        let params = match self.pipeline.check(&order.params) {
+            Ok(params) => params,
+            Err(error) => return refuse(Outcome::BadParams { field: error.field, reason: error.reason }).await,
+        };
+        let Some(slot) = self.free() else { return refuse(Outcome::Busy).await };
+        let (done, result) = oneshot::channel();
+        if !self.slots[slot].model.picture(Job { file, params, passes: order.passes, format, done }) {
+            return refuse(Outcome::Busy).await;
+        }
+        let pictures = self.pictures.clone();
+        pictures.lock().unwrap_or_else(PoisonError::into_inner).insert(slot);
+        let supervisor = self.supervisor.clone();
+        self.tasks.spawn(async move {
+            let result = result.await;
+            pictures.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
+            let failed = |message: String| Outcome::Failed { message };
+            let (outcome, image) = match result {
+                Ok(Ok(done)) => {
+                    let image = Imaged {
+                        image: STANDARD.encode(&done.file),
+                        width: done.size.width,
+                        height: done.size.height,
+                        model_ms: done.model.as_secs_f64() * 1000.0,
+                    };
+                    (Outcome::Accepted, Some(image))
+                }
+                Ok(Err(Fault::Picture(message))) => (Outcome::BadRequest { message }, None),
+                Ok(Err(Fault::Model(message))) => (failed(message), None),
+                Err(_) => (failed("the model thread is gone".into()), None),
+            };
+            supervisor.send(FromEngine::Imaged { id, outcome, image }).await;
+        });
+    }
+
     /// Ends every session, at most for `grace`.
     async fn shutdown(&mut self, grace: Duration) {
         for session in self.sessions.values() {
@@ -462,6 +515,7 @@ fn check_urls(client: &Client, request: &StreamRequest) -> Result<(), String> {
         ("publish_url", &request.publish_url, true),
         ("control_url", &request.control_url, false),
         ("events_url", &request.events_url, false),
+        ("data_url", &request.data_url, false),
     ];
     for (field, url, required) in urls {
         if url.is_empty() && !required {

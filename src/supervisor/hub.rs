@@ -20,13 +20,15 @@ use super::hardware::{Gpu, Hardware};
 use super::ledger::Ledger;
 use super::metrics::Metrics;
 use super::random;
-use crate::link::{FromEngine, Outcome, StreamRequest, ToEngine};
+use crate::link::{FromEngine, ImageOrder, Imaged, Outcome, StreamRequest, ToEngine};
 use crate::metering::openmetrics::{self, Exposition};
 
 /// How long a start waits for an engine that is being replaced, and for its answer.
 pub(super) const START_WAIT: Duration = Duration::from_secs(3);
 /// How long an update or a question waits.
 const ASK_WAIT: Duration = Duration::from_secs(3);
+/// How long a picture may take, a load that its parameters ask for included.
+const IMAGE_WAIT: Duration = Duration::from_secs(60);
 /// How long a scrape waits before the last known text is shown.
 const SCRAPE_WAIT: Duration = Duration::from_millis(1000);
 
@@ -230,6 +232,20 @@ impl Hub {
         let link = self.link.borrow().clone();
         if let Some(link) = link {
             let _ = link.try_send(ToEngine::Encode { session, key, max_kbps });
+        }
+    }
+
+    /// Runs a picture through a model that no stream uses; it holds a slot meanwhile.
+    ///
+    /// # Errors
+    /// [`HubError`], also for what is wrong with the picture.
+    pub async fn image(self: &Arc<Self>, order: ImageOrder) -> Result<Imaged, HubError> {
+        let session = self.reserve().map_err(HubError::Refused)?;
+        let _held = Reservation { hub: self.clone(), session };
+        let message = |id| ToEngine::Image { id, order: Box::new(order) };
+        match self.ask(IMAGE_WAIT, Pending::Image, message).await? {
+            (Outcome::Accepted, Some(image)) => Ok(image),
+            (outcome, _) => Err(HubError::Engine(outcome)),
         }
     }
 

@@ -44,3 +44,13 @@ impl Default for Config {
         }
     }
 }
+
+impl Config {
+    /// A text for [`Self::allow`], if it is one.
+    ///
+    /// # Errors
+    /// See [`Policy::parse`](super::Policy::parse).
+    pub fn allowing(text: String) -> Result<String, String> {
+        super::Policy::parse(&text).map(|_| text)
+    }
+}

@@ -102,6 +102,8 @@ pub(super) fn start(bytes: &[u8], is_json: bool, dialect: Dialect) -> Result<Str
         stream_id: form.text("stream_id", false),
         max_fps: None,
         video_profile: String::new(),
+        data_url: String::new(),
+        figures: false,
     };
     if form.faults.is_empty() { Ok(request) } else { Err(ApiError::Invalid(form.faults)) }
 }

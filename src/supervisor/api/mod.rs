@@ -16,6 +16,7 @@ use super::server::Caller;
 mod auth;
 mod body;
 mod error;
+mod image;
 mod local;
 mod metering;
 mod openapi;
@@ -32,7 +33,8 @@ pub(super) use room::peer;
 pub use fuzz::{fuzz_start_body, fuzz_stream_body};
 
 /// Every route that is counted by its own name.
-const ROUTES: [&str; 20] = [
+const ROUTES: [&str; 21] = [
+    "/image",
     "/health",
     "/version",
     "/app-version",
@@ -75,6 +77,7 @@ pub(super) fn router(hub: Arc<Hub>, door: Option<Arc<Door>>) -> Router {
     let api = both(api, "/metering/streams/{id}/intervals", get(metering::intervals));
     let api = api.merge(stream::routes(&hub.config.stream_prefix));
     let api = api.merge(runner::routes());
+    let api = both(api, "/image", post(image::image));
     let api = match door {
         Some(door) => api.merge(webrtc::routes(door)),
         None => api,
