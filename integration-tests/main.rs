@@ -5,14 +5,17 @@
 mod dashboards;
 mod demo;
 mod deploy;
+mod doors;
 mod faults;
 mod gpu_check;
+mod kubernetes;
 mod layers;
 mod live;
 mod media;
 mod metering;
 mod model;
 mod process;
+mod pytrickle;
 mod regression;
 mod several;
 mod streamdiffusion;

@@ -17,6 +17,7 @@ mod fake;
 mod orchestra;
 mod processes;
 mod runner;
+mod safety;
 mod stream;
 
 async fn running(life: Life) -> (Running, Fake) {

@@ -117,6 +117,29 @@ impl Runner {
         engine
     }
 
+    /// Where it is reached.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// One exchange with other headers than [`Self::request`] sends, each with its end of line: the answer's head and body.
+    pub async fn raw(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> (String, Vec<u8>) {
+        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.0\r\nHost: runner\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
+        );
+        socket.write_all(head.as_bytes()).await.unwrap();
+        socket.write_all(body).await.unwrap();
+        let mut answer = Vec::new();
+        tokio::time::timeout(LONG, socket.read_to_end(&mut answer)).await.expect("in time").unwrap();
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a head");
+        (
+            String::from_utf8_lossy(&answer[..end]).to_lowercase().replace("http/1.", "HTTP/1."),
+            answer[end + 4..].to_vec(),
+        )
+    }
+
     /// One exchange with the API.
     pub async fn request(&self, method: &str, path: &str, body: Option<&[u8]>) -> Answer {
         let talk = async {

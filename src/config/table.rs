@@ -205,6 +205,15 @@ pub const SETTINGS: &[Setting] = &[
         )
     },
     row!(
+        "serve.open",
+        None,
+        plain,
+        supervisor.open,
+        Ok::<_, String>,
+        "`true` serves callers beyond this machine without a token too; the container sets it. Otherwise they get health, \
+         version and hardware alone while there is no token."
+    ),
+    row!(
         "serve.pipeline",
         Some(("PIPELINE", same)),
         text,
@@ -289,6 +298,22 @@ pub const SETTINGS: &[Setting] = &[
         supervisor.max_connections,
         |count| within(count, 4, 65_536),
         "Connections at a time."
+    ),
+    row!(
+        "serve.max_client_connections",
+        None,
+        plain,
+        supervisor.max_client_connections,
+        |count| within(count, 1, 65_536),
+        "Connections at a time from one address."
+    ),
+    row!(
+        "serve.max_client_streams",
+        None,
+        plain,
+        supervisor.max_client_streams,
+        |count| within(count, 0, 65_536),
+        "Streams at a time that were started from one address; 0 for no limit but the capacity."
     ),
     row!(
         "serve.shutdown",
@@ -704,6 +729,15 @@ pub const SETTINGS: &[Setting] = &[
         engine.trickle.tls,
         Ok::<_, String>,
         "How certificates of trickle servers are judged: `skip`, `verify`, or `pin:` and a SHA-256 fingerprint."
+    ),
+    row!(
+        "trickle.allow",
+        None,
+        text,
+        engine.trickle.allow,
+        crate::trickle::Config::allowing,
+        "Where the channels of a stream may be: `public`, `private`, `loopback`, `link-local`, `any`, networks and hosts. \
+         An orchestrator's are often private."
     ),
     row!(
         "trickle.connect_timeout",

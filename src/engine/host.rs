@@ -1,23 +1,26 @@
 //! The engine's end of the link: takes orders from the supervisor, keeps the sessions, says that it is alive.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::abandon::abandon;
 use super::config::Config;
 use super::events::unix_ms;
+use super::image::{Fault, Format, Job};
 use super::model::{Model, Said};
 use super::session::{Deps, Handle, Order};
 use super::shared::BUFFERS;
 use super::trace;
 use crate::frame::FramePool;
-use crate::link::{FromEngine, LinkError, Outcome, Phase, Reader, StreamRequest, ToEngine, Writer};
+use crate::link::{FromEngine, ImageOrder, Imaged, LinkError, Outcome, Phase, Reader, StreamRequest, ToEngine, Writer};
 use crate::metering::openmetrics::Exposition;
 use crate::metering::{Metrics, Tracer};
 use crate::pipeline::{Pipeline, registry};
@@ -108,6 +111,8 @@ struct Host {
     slots: Vec<Slot>,
     said: mpsc::Receiver<(usize, Said)>,
     sessions: HashMap<u64, Handle>,
+    /// Slots that run a picture.
+    pictures: Arc<Mutex<HashSet<usize>>>,
     ended: mpsc::Sender<u64>,
     ends: mpsc::Receiver<u64>,
     tasks: TaskTracker,
@@ -213,6 +218,7 @@ impl Host {
             slots,
             said,
             sessions: HashMap::new(),
+            pictures: Arc::default(),
             ended,
             ends,
             tasks: TaskTracker::new(),
@@ -318,7 +324,9 @@ impl Host {
 
     /// A slot without a session, a warm one before one that still loads.
     fn free(&self) -> Option<usize> {
-        let taken = |slot: usize| self.sessions.values().any(|session| session.slot() == slot);
+        let pictures = self.pictures.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken =
+            |slot: usize| pictures.contains(&slot) || self.sessions.values().any(|session| session.slot() == slot);
         let free = self.slots.iter().enumerate().filter(|&(number, _)| !taken(number));
         let usable = free.filter(|(_, slot)| !matches!(slot.state, SlotState::Failed(_)));
         usable.min_by_key(|(_, slot)| slot.state == SlotState::Loading).map(|(number, _)| number)
@@ -369,6 +377,7 @@ impl Host {
                 let value = serde_json::to_value(frames).unwrap_or_default();
                 self.supervisor.send(FromEngine::Described { id, value }).await;
             }
+            ToEngine::Image { id, order } => self.picture(id, *order).await,
             ToEngine::Describe { id } => {
                 let running = self.sessions.values().next().map(Handle::params);
                 let value = json!({
@@ -421,7 +430,7 @@ impl Host {
                 ),
             };
         }
-        if let Err(message) = check_urls(request) {
+        if let Err(message) = check_urls(&self.client, request) {
             return Outcome::BadRequest { message };
         }
         let Some(slot) = self.free() else { return Outcome::Busy };
@@ -457,6 +466,50 @@ impl Host {
         }
     }
 
+    /// Has a picture processed in a slot that is free.
+    async fn picture(&self, id: u64, order: ImageOrder) {
+        let refuse = async |outcome| self.supervisor.send(FromEngine::Imaged { id, outcome, image: None }).await;
+        let bad = |message: &str| Outcome::BadRequest { message: message.to_owned() };
+        let Ok(file) = STANDARD.decode(order.image.as_bytes()) else {
+            return refuse(bad("image: base64 is expected")).await;
+        };
+        let Some(format) = Format::named(&order.format) else {
+            return refuse(bad("format: png or jpeg is expected")).await;
+        };
+        let params = match self.pipeline.check(&order.params) {
+            Ok(params) => params,
+            Err(error) => return refuse(Outcome::BadParams { field: error.field, reason: error.reason }).await,
+        };
+        let Some(slot) = self.free() else { return refuse(Outcome::Busy).await };
+        let (done, result) = oneshot::channel();
+        if !self.slots[slot].model.picture(Job { file, params, passes: order.passes, format, done }) {
+            return refuse(Outcome::Busy).await;
+        }
+        let pictures = self.pictures.clone();
+        pictures.lock().unwrap_or_else(PoisonError::into_inner).insert(slot);
+        let supervisor = self.supervisor.clone();
+        self.tasks.spawn(async move {
+            let result = result.await;
+            pictures.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
+            let failed = |message: String| Outcome::Failed { message };
+            let (outcome, image) = match result {
+                Ok(Ok(done)) => {
+                    let image = Imaged {
+                        image: STANDARD.encode(&done.file),
+                        width: done.size.width,
+                        height: done.size.height,
+                        model_ms: done.model.as_secs_f64() * 1000.0,
+                    };
+                    (Outcome::Accepted, Some(image))
+                }
+                Ok(Err(Fault::Picture(message))) => (Outcome::BadRequest { message }, None),
+                Ok(Err(Fault::Model(message))) => (failed(message), None),
+                Err(_) => (failed("the model thread is gone".into()), None),
+            };
+            supervisor.send(FromEngine::Imaged { id, outcome, image }).await;
+        });
+    }
+
     /// Ends every session, at most for `grace`.
     async fn shutdown(&mut self, grace: Duration) {
         for session in self.sessions.values() {
@@ -479,20 +532,23 @@ impl Host {
     }
 }
 
-/// Refuses what no channel can be: everything that is not `http://` or `https://` with a host.
-fn check_urls(request: &StreamRequest) -> Result<(), String> {
+/// Refuses what no channel can be: everything that is not `http://` or `https://` with a host, and where none may be.
+fn check_urls(client: &Client, request: &StreamRequest) -> Result<(), String> {
     let urls = [
         ("subscribe_url", &request.subscribe_url, true),
         ("publish_url", &request.publish_url, true),
         ("control_url", &request.control_url, false),
         ("events_url", &request.events_url, false),
+        ("data_url", &request.data_url, false),
     ];
     for (field, url, required) in urls {
         if url.is_empty() && !required {
             continue;
         }
         match reqwest::Url::parse(url) {
-            Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.has_host() => {}
+            Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.has_host() => {
+                client.permits(url).map_err(|error| format!("{field}: {error}"))?;
+            }
             Ok(parsed) => return Err(format!("{field}: the scheme must be http or https, not {}", parsed.scheme())),
             Err(error) => return Err(format!("{field}: not a URL ({error}); expected http:// or https://")),
         }
@@ -512,16 +568,19 @@ mod tests {
             events_url: events.into(),
             ..StreamRequest::default()
         };
-        assert_eq!(check_urls(&request("http://h/in", "")), Ok(()));
-        assert_eq!(check_urls(&request("https://h:1/in", "http://h/e")), Ok(()));
+        let client = Client::new(&crate::trickle::Config::default()).expect("a client");
+        assert_eq!(check_urls(&client, &request("http://h/in", "")), Ok(()));
+        assert_eq!(check_urls(&client, &request("https://h:1/in", "http://h/e")), Ok(()));
         for (subscribe, events, field) in [
             ("", "", "subscribe_url"),
             ("file:///etc/passwd", "", "subscribe_url"),
             ("ftp://h/in", "", "subscribe_url"),
             ("http://h/in", "rtmp://h/x", "events_url"),
             ("nonsense", "", "subscribe_url"),
+            ("http://169.254.169.254/latest/meta-data", "", "subscribe_url"),
+            ("http://h/in", "http://[::ffff:169.254.169.254]/x", "events_url"),
         ] {
-            let error = check_urls(&request(subscribe, events)).expect_err(subscribe);
+            let error = check_urls(&client, &request(subscribe, events)).expect_err(subscribe);
             assert!(error.starts_with(field), "{error}");
         }
     }

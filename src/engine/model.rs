@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::config::Config;
 use super::fresh::{Average, Popped, skip};
+use super::image::{self, Job};
 use super::outbox::{Meta, Picture};
 use super::shared::{MODEL, Shared};
 use crate::frame::{FramePool, VideoFrame};
@@ -38,10 +39,12 @@ pub struct Model {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A session for the model thread.
-struct Work {
-    shared: Arc<Shared>,
-    params: Checked,
+/// What a model thread is to do.
+enum Work {
+    /// Serve a session.
+    Session(Arc<Shared>, Checked),
+    /// Run one picture.
+    Image(Box<Job>),
 }
 
 impl Model {
@@ -81,7 +84,12 @@ impl Model {
     ///
     /// Returns false when the thread is gone or another session already waits.
     pub fn serve(&self, shared: Arc<Shared>, params: Checked) -> bool {
-        self.sessions.as_ref().is_some_and(|sessions| sessions.try_send(Work { shared, params }).is_ok())
+        self.sessions.as_ref().is_some_and(|sessions| sessions.try_send(Work::Session(shared, params)).is_ok())
+    }
+
+    /// Hands a picture to the thread. Returns false when the thread is gone or has something to do.
+    pub fn picture(&self, job: Job) -> bool {
+        self.sessions.as_ref().is_some_and(|sessions| sessions.try_send(Work::Image(Box::new(job))).is_ok())
     }
 }
 
@@ -145,7 +153,14 @@ struct Worker {
 
 impl Worker {
     fn serve(mut self, work: &Receiver<Work>) {
-        while let Ok(Work { shared, params }) = work.recv() {
+        while let Ok(work) = work.recv() {
+            let (shared, params) = match work {
+                Work::Session(shared, params) => (shared, params),
+                Work::Image(job) => {
+                    self.picture(*job);
+                    continue;
+                }
+            };
             if shared.cancel.is_cancelled() {
                 // The session ended while it waited for the one before.
                 continue;
@@ -170,6 +185,25 @@ impl Worker {
             // A panic of the thread has already ended the process through the panic hook.
             let _ = loader.join();
         }
+    }
+
+    /// Runs a picture between two sessions.
+    fn picture(&mut self, job: Job) {
+        let result = image::read(&job.file).and_then(|picture| {
+            let failed = |error: PipelineError| image::Fault::Model(error.to_string());
+            self.processor.reset();
+            if self.processor.apply(&job.params).map_err(failed)? == Applied::NeedsReload {
+                let progress = |line: &str| tracing::info!("Loading for a picture: {line}");
+                self.processor =
+                    load(self.pipeline, &self.config, &self.pool, &job.params, &progress).map_err(failed)?;
+            }
+            let size = job.params.size;
+            let done = image::run(&mut *self.processor, &self.pool, &picture, size, job.passes, job.format);
+            self.processor.reset();
+            done
+        });
+        // Whoever asked may have left.
+        let _ = job.done.send(result);
     }
 
     /// Puts the parameters of a new session in force. False when it cannot run.
@@ -242,6 +276,7 @@ impl Worker {
             shared.metrics.model_busy.inc_by((done - started).as_secs_f64());
             shared.model_us.fetch_add((done - started).as_micros() as u64, Ordering::Relaxed);
             shared.meter.busy(done - started);
+            self.processor.texts().into_iter().for_each(|text| shared.data.text(text));
             let picture = match result {
                 Ok(mut frame) => {
                     (frame.seq, frame.pts, frame.stamps) = (meta.seq, meta.pts, meta.stamps);
@@ -415,7 +450,10 @@ mod tests {
                 Arc::new(Tracer::new()),
             );
             let metrics = Arc::new(Metrics::new().unwrap());
-            let shared = Shared::new((1, 0), pipeline, &params, pool.clone(), metrics, meter, now);
+            let shared = {
+                let data = super::super::data::Data::new("", false, metrics.events_lost.clone());
+                Shared::new((1, 0), pipeline, &params, pool.clone(), (metrics, meter, data), now)
+            };
             assert!(model.serve(shared.clone(), params));
             wait("the model opens", || shared.ready());
             Self { pool, shared, _model: model }

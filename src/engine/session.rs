@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::config::{Config, UpdateMode};
 use super::control;
+use super::data::{self, Data};
 use super::events::{self, Event, Events, unix_ms};
 use super::host::ToSupervisor;
 use super::model::Model;
@@ -86,7 +88,10 @@ impl Handle {
     ) -> Result<Self, String> {
         let meter = meter(&deps, &order, checked.size, now);
         let numbers = (order.session, deps.slot);
-        let shared = Shared::new(numbers, pipeline, &checked, deps.pool.clone(), deps.metrics.clone(), meter, now);
+        let request = &order.request;
+        let data = Data::new(&request.data_url, request.figures, deps.metrics.events_lost.clone());
+        let shared =
+            Shared::new(numbers, pipeline, &checked, deps.pool.clone(), (deps.metrics.clone(), meter, data), now);
         shared.notice(format!("Loading {}…", pipeline.name()));
         deps.metrics.begin_session(deps.slot);
         shared.overlay.store(checked.show_reloading_frame, Ordering::Relaxed);
@@ -262,6 +267,14 @@ impl Session {
         let events_url = self.order.request.events_url.clone();
         let lost = self.deps.metrics.events_lost.clone();
         let events = tokio::spawn(events::publish(client, events_url, resumed, queue, lost).in_current_span());
+        let over = CancellationToken::new();
+        let telling = match self.order.request.data_url.clone() {
+            url if url.is_empty() => None,
+            url => {
+                let (client, data) = (self.deps.client.clone(), self.shared.data.clone());
+                Some(tokio::spawn(data::publish(client, url, resumed, data, over.clone()).in_current_span()))
+            }
+        };
         let mut watch = Watch::new(now, unix_ms(), self.order.resume.clone());
         self.announce();
         let mut tasks = JoinSet::new();
@@ -286,6 +299,11 @@ impl Session {
         let Self { events: sender, .. } = self;
         drop(sender);
         let _ = ended.send(session).await;
+        over.cancel();
+        if let Some(telling) = telling {
+            // What it cannot send in time is lost with it.
+            let _ = tokio::time::timeout(Duration::from_millis(1500), telling).await;
+        }
         finish_events(events).await;
         tracing::debug!(session, buffers = shared.pool.available(), "The session's resources are free.");
         drop(shared);
@@ -524,6 +542,7 @@ impl Session {
         let restarts = self.order.resume.as_ref().map_or(0, |resume| resume.restart_count);
         let facts = Facts { model: self.shared.pipeline.name(), params_hash: &hash, restarts, last };
         let interval = self.shared.meter.close(now, facts);
+        self.shared.data.figures(events::interval(&interval));
         if self.deps.config.interval_events {
             self.events.emit(Event::Metering(events::interval(&interval)));
         }

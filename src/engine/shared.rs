@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::current::Parameters;
+use super::data::Data;
 use super::faults::{Fault, Faults};
 use super::fresh::Fresh;
 use super::outbox::Outbox;
@@ -160,6 +161,8 @@ pub struct Shared {
     pub model_us: AtomicU64,
     /// The stream's own.
     pub meter: Meter,
+    /// What it says besides pictures.
+    pub data: Data,
     /// When the session began.
     pub began: Instant,
     /// Pieces of input that wait.
@@ -187,8 +190,7 @@ impl Shared {
         pipeline: &'static dyn Pipeline,
         params: &Checked,
         pool: FramePool,
-        metrics: Arc<Metrics>,
-        meter: Meter,
+        (metrics, meter, data): (Arc<Metrics>, Meter, Data),
         now: Instant,
     ) -> Arc<Self> {
         let moment = || Moment::new(now);
@@ -228,6 +230,7 @@ impl Shared {
             metrics,
             model_us: AtomicU64::new(0),
             meter,
+            data,
             began: now,
             input_pieces: OnceLock::new(),
             output_pieces: OnceLock::new(),

@@ -27,6 +27,12 @@ pub struct StreamRequest {
     /// Where events are written; empty for none.
     #[serde(default)]
     pub events_url: String,
+    /// Where texts and figures are written as JSON lines; empty for none.
+    #[serde(default)]
+    pub data_url: String,
+    /// Whether the data channel gets the figures of every interval.
+    #[serde(default)]
+    pub figures: bool,
     /// The pipeline that the caller expects; empty for any.
     #[serde(default)]
     pub model_id: String,
@@ -85,6 +91,39 @@ pub struct Resume {
     /// Where the account of the stream was: `metering::Carry` as JSON.
     #[serde(default)]
     pub account: Option<Value>,
+}
+
+/// A picture that is to be processed.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ImageOrder {
+    /// A PNG or JPEG file in base64.
+    pub image: String,
+    /// Parameters of the pipeline.
+    pub params: Map<String, Value>,
+    /// How often the model gets the picture; the last output counts.
+    pub passes: u32,
+    /// `png` or `jpeg`.
+    pub format: String,
+}
+
+/// The picture is left out.
+impl std::fmt::Debug for ImageOrder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ImageOrder").field("passes", &self.passes).field("format", &self.format).finish_non_exhaustive()
+    }
+}
+
+/// A picture that was processed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Imaged {
+    /// The file in base64.
+    pub image: String,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// Milliseconds that the model worked.
+    pub model_ms: f64,
 }
 
 /// From the supervisor to the engine.
@@ -147,6 +186,13 @@ pub enum ToEngine {
         session: u64,
         /// For the log.
         reason: String,
+    },
+    /// Runs one picture through a model that no session uses. Answered by [`FromEngine::Imaged`].
+    Image {
+        /// Of the reply.
+        id: u64,
+        /// What is to be done.
+        order: Box<ImageOrder>,
     },
     /// Asks for [`FromEngine::Metrics`].
     Scrape {
@@ -324,6 +370,15 @@ pub enum FromEngine {
         id: u64,
         /// The text.
         text: String,
+    },
+    /// What became of a picture.
+    Imaged {
+        /// Of the request.
+        id: u64,
+        /// `Accepted` with a picture, else why there is none.
+        outcome: Outcome,
+        /// The picture.
+        image: Option<Imaged>,
     },
     /// What happened to frames.
     Traced {

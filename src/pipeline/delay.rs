@@ -33,6 +33,12 @@ const TABLE: Table = Table {
             about: "Every Nth frame fails; 0 for none.",
             kind: Kind::Int { default: 0, min: 0, max: 1_000_000, multiple_of: 1 },
         },
+        Field {
+            name: "say_every",
+            title: "Say something every Nth frame",
+            about: "Every Nth frame says its number on the data channel; 0 for none.",
+            kind: Kind::Int { default: 0, min: 0, max: 1_000_000, multiple_of: 1 },
+        },
     ],
     unknown: Unknown::Refuse,
 };
@@ -73,6 +79,7 @@ struct Sleeper {
     frame: Duration,
     load_ms: u64,
     fail_every: u64,
+    say_every: u64,
     seen: u64,
 }
 
@@ -82,6 +89,7 @@ impl Sleeper {
             frame: Duration::from_millis(count(params, "frame_ms")),
             load_ms: count(params, "load_ms"),
             fail_every: count(params, "fail_every"),
+            say_every: count(params, "say_every"),
             seen: 0,
         }
     }
@@ -107,6 +115,11 @@ impl FrameProcessor for Sleeper {
             return Err(PipelineError::Frame(format!("frame {} fails as asked by fail_every", self.seen)));
         }
         Ok(frame)
+    }
+
+    fn texts(&mut self) -> Vec<String> {
+        let says = self.say_every > 0 && self.seen.is_multiple_of(self.say_every);
+        if says { vec![format!("frame {}", self.seen)] } else { Vec::new() }
     }
 
     fn reset(&mut self) {

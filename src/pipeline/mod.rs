@@ -196,6 +196,11 @@ pub trait FrameProcessor: Send {
         false
     }
 
+    /// Texts that came up with the last frame, oldest first; they leave by the data channel.
+    fn texts(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Forgets everything that frames left behind, so that the next stream starts clean. The model stays loaded.
     fn reset(&mut self);
 }

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::accounts::{Accounts, stream};
 use super::admission::{Admission, Full, Limits, fits};
 use crate::health::{self, State, Status, Word};
-use crate::link::{FromEngine, Outcome, Phase, Resume, SessionReport, StreamRequest, ToEngine};
+use crate::link::{FromEngine, Imaged, Outcome, Phase, Resume, SessionReport, StreamRequest, ToEngine};
 use crate::metering::ledger::{Body, GpuUse};
 use crate::metering::{Carry, Interval, without_addresses};
 
@@ -51,6 +51,8 @@ pub(super) enum Pending {
     Outcome(oneshot::Sender<Outcome>),
     /// Anything that is answered by a text.
     Text(oneshot::Sender<String>),
+    /// A picture.
+    Image(oneshot::Sender<(Outcome, Option<Imaged>)>),
     /// Anything that is answered by a value.
     Value(oneshot::Sender<Value>),
 }
@@ -272,6 +274,11 @@ impl Book {
         }
     }
 
+    /// Whether that session holds a slot.
+    pub fn holds(&self, session: u64) -> bool {
+        self.admission.holds(session)
+    }
+
     /// Sessions that run.
     pub fn running(&self) -> usize {
         self.sessions.len()
@@ -437,6 +444,11 @@ impl Book {
             }
             FromEngine::Metered { session, interval } => notes.extend(self.metered(session, interval)),
             FromEngine::Ended { session, reason, fault } => notes.extend(self.ended(session, &reason, fault)),
+            FromEngine::Imaged { id, outcome, image } => {
+                if let Some(Pending::Image(waiter)) = self.pending.remove(&id) {
+                    let _ = waiter.send((outcome, image));
+                }
+            }
             FromEngine::Metrics { id, text } | FromEngine::Traced { id, text } => {
                 if let Some(Pending::Text(waiter)) = self.pending.remove(&id) {
                     let _ = waiter.send(text);
@@ -507,7 +519,7 @@ impl Book {
                 let _ = waiter.send(outcome);
                 Vec::new()
             }
-            Pending::Text(_) | Pending::Value(_) => Vec::new(),
+            Pending::Text(_) | Pending::Value(_) | Pending::Image(_) => Vec::new(),
         }
     }
 

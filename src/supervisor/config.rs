@@ -17,6 +17,8 @@ pub struct Config {
     pub port: u16,
     /// Bearer token that starts, updates and status calls need; empty for none.
     pub auth_token: String,
+    /// Whether callers beyond this machine are served without a token too.
+    pub open: bool,
     /// What `/version` calls the pipeline; go-livepeer compares it.
     pub pipeline: String,
     /// Name of the pipeline to load and of the `model_id` to accept.
@@ -33,6 +35,10 @@ pub struct Config {
     pub max_body: usize,
     /// Connections at a time.
     pub max_connections: usize,
+    /// Connections at a time from one address.
+    pub max_client_connections: usize,
+    /// Streams at a time that one address started; 0 for no limit.
+    pub max_client_streams: usize,
     /// Engine failures within `restart_window_ms` that make the state `ERROR`.
     pub max_failures: u32,
     /// Milliseconds.
@@ -183,6 +189,7 @@ impl Default for Config {
             host: IpAddr::from([0, 0, 0, 0]),
             port: 8000,
             auth_token: String::new(),
+            open: false,
             pipeline: "live-video-to-video".into(),
             model_id: "noop".into(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -191,6 +198,8 @@ impl Default for Config {
             min_free_memory: 256 << 20,
             max_body: 2 * 1024 * 1024,
             max_connections: 256,
+            max_client_connections: 128,
+            max_client_streams: 0,
             max_failures: 3,
             restart_window_ms: 120_000,
             hang_ms: 10_000,

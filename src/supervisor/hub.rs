@@ -1,5 +1,7 @@
 //! Where requests meet the engine: every handler holds the hub, the hub holds the book and the way to the engine.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,13 +19,16 @@ use super::doors::runner::Live;
 use super::hardware::{Gpu, Hardware};
 use super::ledger::Ledger;
 use super::metrics::Metrics;
-use crate::link::{FromEngine, Outcome, StreamRequest, ToEngine};
+use super::random;
+use crate::link::{FromEngine, ImageOrder, Imaged, Outcome, StreamRequest, ToEngine};
 use crate::metering::openmetrics::{self, Exposition};
 
 /// How long a start waits for an engine that is being replaced, and for its answer.
 pub(super) const START_WAIT: Duration = Duration::from_secs(3);
 /// How long an update or a question waits.
 const ASK_WAIT: Duration = Duration::from_secs(3);
+/// How long a picture may take, a load that its parameters ask for included.
+const IMAGE_WAIT: Duration = Duration::from_secs(60);
 /// How long a scrape waits before the last known text is shown.
 const SCRAPE_WAIT: Duration = Duration::from_millis(1000);
 
@@ -68,6 +73,10 @@ pub(super) struct Hub {
     pub metrics: Metrics,
     /// What NVML tells.
     pub hardware: Hardware,
+    /// What an orchestrator that registers us as a worker is to call us with, where nothing else is set.
+    worker_token: String,
+    /// Addresses that started the sessions that hold slots.
+    clients: Mutex<BTreeMap<u64, IpAddr>>,
     ledger: Mutex<Option<Ledger>>,
     /// What live runners' sessions share.
     pub live: Live,
@@ -93,12 +102,18 @@ impl Hub {
     pub fn new(config: Config) -> Result<Arc<Self>, prometheus::Error> {
         let metrics = Metrics::new(&config.version, config.capacity)?;
         let limits = Limits { load: config.max_load, free_memory: config.min_free_memory as u64 };
+        // Without a token it could not tell its calls from anybody's.
+        let registers = !config.byoc.orchestrator.is_empty() && !config.byoc.secret.is_empty();
+        let alone = registers && config.auth_token.is_empty() && !config.open;
+        let worker_token = if alone { random::hex(24).unwrap_or_default() } else { String::new() };
         let ledger = Ledger::start(&config.ledger, env!("CARGO_PKG_VERSION"), metrics.clone());
         Ok(Arc::new(Self {
             metrics,
             ledger: Mutex::new(Some(ledger)),
             last_scrape: Mutex::default(),
             hardware: Hardware::default(),
+            worker_token,
+            clients: Mutex::default(),
             live: Live::new(&config.runner),
             ending: CancellationToken::new(),
             book: Mutex::new(Book::new(&config.model_id, config.capacity, limits, Instant::now())),
@@ -106,6 +121,11 @@ impl Hub {
             tasks: TaskTracker::new(),
             config,
         }))
+    }
+
+    /// The token that an orchestrator was given with the registration as a worker; empty where none was made.
+    pub fn worker_token(&self) -> &str {
+        &self.worker_token
     }
 
     /// The book. Never held across a wait.
@@ -160,7 +180,7 @@ impl Hub {
     /// [`HubError`]; the slot is free again, or will be when the engine has ended what it may have begun.
     pub async fn start(self: &Arc<Self>, request: StreamRequest) -> Result<u64, HubError> {
         let arrived_ms = unix_ms();
-        let session = self.book().reserve(Instant::now()).map_err(HubError::Refused);
+        let session = self.reserve().map_err(HubError::Refused);
         let result = match session {
             Err(error) => Err(error),
             Ok(session) => {
@@ -181,6 +201,22 @@ impl Hub {
         result
     }
 
+    /// Takes a slot, if the caller may have another.
+    fn reserve(&self) -> Result<u64, Refusal> {
+        let most = self.config.max_client_streams;
+        let (mut book, peer) = (self.book(), super::api::peer().filter(|_| most > 0));
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.retain(|&session, _| book.holds(session));
+        if peer.is_some_and(|peer| clients.values().filter(|&&client| client == peer).count() >= most) {
+            return Err(Refusal::Load(format!("{most} streams of one caller are allowed at a time")));
+        }
+        let session = book.reserve(Instant::now())?;
+        if let Some(peer) = peer {
+            clients.insert(session, peer);
+        }
+        Ok(session)
+    }
+
     /// Sends new parameters to a session (`None`: the only one).
     ///
     /// # Errors
@@ -196,6 +232,20 @@ impl Hub {
         let link = self.link.borrow().clone();
         if let Some(link) = link {
             let _ = link.try_send(ToEngine::Encode { session, key, max_kbps });
+        }
+    }
+
+    /// Runs a picture through a model that no stream uses; it holds a slot meanwhile.
+    ///
+    /// # Errors
+    /// [`HubError`], also for what is wrong with the picture.
+    pub async fn image(self: &Arc<Self>, order: ImageOrder) -> Result<Imaged, HubError> {
+        let session = self.reserve().map_err(HubError::Refused)?;
+        let _held = Reservation { hub: self.clone(), session };
+        let message = |id| ToEngine::Image { id, order: Box::new(order) };
+        match self.ask(IMAGE_WAIT, Pending::Image, message).await? {
+            (Outcome::Accepted, Some(image)) => Ok(image),
+            (outcome, _) => Err(HubError::Engine(outcome)),
         }
     }
 

@@ -93,7 +93,7 @@ pub async fn run(
     let address = listener.local_addr().map_err(bind)?;
     let hub = hub::Hub::new(config)?;
     let closing = CancellationToken::new();
-    let most = hub.config.max_connections;
+    let most = (hub.config.max_connections, hub.config.max_client_connections);
     let door = hub.config.webrtc.enabled.then(|| doors::webrtc::Door::new(hub.clone()));
     let serving = {
         let (hub, closing) = (hub.clone(), closing.clone());
@@ -103,6 +103,11 @@ pub async fn run(
     info!("Runner version: {}", hub.config.version);
     info!("Started up with pipeline={} model_id={}", hub.config.pipeline, hub.config.model_id);
     info!("Listening on http://{address}");
+    if !address.ip().is_loopback() && !hub.config.open && hub.config.auth_token.is_empty() {
+        info!(
+            "Callers beyond this machine get health, version and hardware alone: set serve.auth_token, or serve.open."
+        );
+    }
     bound(address);
     let registering = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(doors::byoc::keep(hub.clone(), address)));
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,7 @@ pub(super) struct Caller(pub SocketAddr);
 
 /// What a connection is doing.
 struct Seat {
+    from: IpAddr,
     /// Whether a request of it is being answered.
     busy: bool,
     /// Since when.
@@ -45,6 +46,8 @@ struct Seat {
 /// Who is connected.
 struct Seats {
     most: usize,
+    /// Of one address.
+    most_each: usize,
     taken: BTreeMap<u64, Seat>,
     next: u64,
 }
@@ -56,20 +59,22 @@ enum Entry {
     Seat(u64),
     /// As `Seat`, and whoever had been idle for longest, or else busy for too long, lost the other one.
     Instead(u64, u64),
-    /// Every seat is taken by a request that is being answered.
+    /// Every seat, or every one that an address may have, is taken by a request that is being answered.
     Full,
 }
 
 impl Seats {
-    fn new(most: usize) -> Self {
-        Self { most: most.max(1), taken: BTreeMap::new(), next: 0 }
+    fn new(most: usize, most_each: usize) -> Self {
+        Self { most: most.max(1), most_each: most_each.max(1), taken: BTreeMap::new(), next: 0 }
     }
 
-    fn enter(&mut self, now: Instant) -> Entry {
+    fn enter(&mut self, from: IpAddr, now: Instant) -> Entry {
         let mut evicted = None;
-        if self.taken.len() >= self.most {
+        // An address with all that it may have makes room among its own.
+        let each = self.taken.values().filter(|seat| seat.from == from).count() >= self.most_each;
+        if each || self.taken.len() >= self.most {
             let may_go = |seat: &Seat| !seat.busy || now.saturating_duration_since(seat.since) > BUSY_LIMIT;
-            let candidates = self.taken.iter().filter(|(_, seat)| may_go(seat));
+            let candidates = self.taken.iter().filter(|(_, seat)| may_go(seat) && (!each || seat.from == from));
             let first = candidates.min_by_key(|(_, seat)| (seat.busy, seat.since)).map(|(&number, _)| number);
             let Some(number) = first else { return Entry::Full };
             if let Some(task) = self.taken.remove(&number).and_then(|seat| seat.task) {
@@ -79,7 +84,7 @@ impl Seats {
         }
         let number = self.next;
         self.next += 1;
-        self.taken.insert(number, Seat { busy: false, since: now, task: None });
+        self.taken.insert(number, Seat { from, busy: false, since: now, task: None });
         evicted.map_or(Entry::Seat(number), |evicted| Entry::Instead(number, evicted))
     }
 
@@ -135,11 +140,11 @@ impl Drop for Busy {
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
-    most: usize,
+    (most, most_each): (usize, usize),
     metrics: &Metrics,
     stop: CancellationToken,
 ) {
-    let seats = Shared(Arc::new(Mutex::new(Seats::new(most))));
+    let seats = Shared(Arc::new(Mutex::new(Seats::new(most, most_each))));
     let mut tasks = JoinSet::new();
     loop {
         let (stream, caller) = tokio::select! {
@@ -155,7 +160,7 @@ pub(super) async fn serve(
             Some(_) = tasks.join_next() => continue,
             () = stop.cancelled() => break,
         };
-        let number = match seats.lock().enter(Instant::now()) {
+        let number = match seats.lock().enter(caller.ip().to_canonical(), Instant::now()) {
             Entry::Seat(number) => number,
             Entry::Instead(number, _) => {
                 metrics.connections_evicted.inc();
@@ -213,21 +218,38 @@ async fn talk(stream: TcpStream, caller: Caller, router: Router, guest: Guest, s
 mod tests {
     use super::*;
 
+    const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     #[test]
     fn whoever_is_idle_for_longest_makes_room() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut seats = Seats::new(2);
-        assert_eq!(seats.enter(at(0)), Entry::Seat(0));
-        assert_eq!(seats.enter(at(1)), Entry::Seat(1));
+        let mut seats = Seats::new(2, 2);
+        assert_eq!(seats.enter(HOME, at(0)), Entry::Seat(0));
+        assert_eq!(seats.enter(HOME, at(1)), Entry::Seat(1));
         seats.set(0, true, at(1));
-        assert_eq!(seats.enter(at(2)), Entry::Instead(2, 1));
+        assert_eq!(seats.enter(HOME, at(2)), Entry::Instead(2, 1));
         seats.set(2, true, at(3));
-        assert_eq!(seats.enter(at(4)), Entry::Full);
+        assert_eq!(seats.enter(HOME, at(4)), Entry::Full);
         // Busy for too long counts as idle; really idle goes first.
-        assert_eq!(seats.enter(at(7)), Entry::Instead(3, 0));
+        assert_eq!(seats.enter(HOME, at(7)), Entry::Instead(3, 0));
         seats.set(3, false, at(8));
-        assert_eq!(seats.enter(at(9)), Entry::Instead(4, 3));
+        assert_eq!(seats.enter(HOME, at(9)), Entry::Instead(4, 3));
         assert_eq!(seats.taken.len(), 2);
+    }
+
+    #[test]
+    fn an_address_with_all_that_it_may_have_costs_nobody_else_a_seat() {
+        let start = Instant::now();
+        let other = IpAddr::from([10, 0, 0, 1]);
+        let mut seats = Seats::new(3, 2);
+        assert_eq!(seats.enter(other, start), Entry::Seat(0));
+        assert_eq!(seats.enter(HOME, start), Entry::Seat(1));
+        assert_eq!(seats.enter(HOME, start), Entry::Seat(2));
+        assert_eq!(seats.enter(HOME, start), Entry::Instead(3, 1));
+        seats.set(2, true, start);
+        seats.set(3, true, start);
+        assert_eq!(seats.enter(HOME, start), Entry::Full);
+        assert_eq!(seats.enter(other, start), Entry::Instead(4, 0));
     }
 }

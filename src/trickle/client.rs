@@ -11,6 +11,7 @@ use reqwest::{Body, Response, Url};
 
 use super::config::Config;
 use super::error::TrickleError;
+use super::policy::{Policy, Resolver};
 use super::protocol::{self, Answer, Limits, Position};
 
 /// A number that no channel reaches: asking for it yields the edge at once, on servers without `/next`.
@@ -26,6 +27,7 @@ pub struct Client {
 
 struct Inner {
     http: reqwest::Client,
+    policy: Arc<Policy>,
     config: Config,
 }
 
@@ -91,12 +93,15 @@ impl Client {
     /// Builds a client. Opens no connection yet.
     ///
     /// # Errors
-    /// The TLS settings cannot be used.
+    /// The settings cannot be used.
     pub fn new(config: &Config) -> Result<Self, TrickleError> {
+        let wrong = |word| TrickleError::Forbidden(format!("trickle.allow: {word}"));
+        let policy = Arc::new(Policy::parse(&config.allow).map_err(wrong)?);
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(
                 crate::tls::client_config(&config.tls).map_err(|error| TrickleError::Tls(error.to_string()))?,
             )
+            .dns_resolver(Arc::new(Resolver(policy.clone())))
             .http1_only()
             .no_proxy()
             .referer(false)
@@ -112,7 +117,22 @@ impl Client {
             .pool_max_idle_per_host(16)
             .build()
             .map_err(|error| TrickleError::Tls(Failure::from(error).reason().to_owned()))?;
-        Ok(Self { inner: Arc::new(Inner { http, config: config.clone() }) })
+        Ok(Self { inner: Arc::new(Inner { http, policy, config: config.clone() }) })
+    }
+
+    /// A channel, if it is where channels may be.
+    pub(super) fn channel(&self, url: &str) -> Result<Channel, TrickleError> {
+        let channel = Channel::parse(url)?;
+        self.inner.policy.check(&channel.base).map_err(TrickleError::Forbidden)?;
+        Ok(channel)
+    }
+
+    /// Whether a channel may be at `url`. Names are judged later, when they are resolved.
+    ///
+    /// # Errors
+    /// [`TrickleError::Url`] or [`TrickleError::Forbidden`].
+    pub fn permits(&self, url: &str) -> Result<(), TrickleError> {
+        self.channel(url).map(drop)
     }
 
     /// Tells whether a channel exists, and makes it where the server creates channels on demand. `mime` is its type.
@@ -120,7 +140,7 @@ impl Client {
     /// # Errors
     /// No answer, or one other than 200 and 404.
     pub async fn create(&self, url: &str, mime: &str) -> Result<bool, TrickleError> {
-        let channel = Channel::parse(url)?;
+        let channel = self.channel(url)?;
         let request = self.inner.http.post(channel.root()).header(protocol::EXPECT_CONTENT, mime);
         match self.short(&channel, request).await?.0.status {
             200..=299 => Ok(true),
@@ -134,7 +154,7 @@ impl Client {
     /// # Errors
     /// [`TrickleError::NotFound`] for an unknown channel; no answer; an answer without a number.
     pub async fn next(&self, url: &str) -> Result<u64, TrickleError> {
-        self.next_of(&Channel::parse(url)?).await.map(|(next, _)| next)
+        self.next_of(&self.channel(url)?).await.map(|(next, _)| next)
     }
 
     /// Closes a channel and removes it. True if it was there.
@@ -142,7 +162,7 @@ impl Client {
     /// # Errors
     /// No answer, or an answer other than 200, 400 and 404.
     pub async fn delete(&self, url: &str) -> Result<bool, TrickleError> {
-        let channel = Channel::parse(url)?;
+        let channel = self.channel(url)?;
         self.delete_channel(&channel).await
     }
 

@@ -10,6 +10,8 @@ use crate::tls::TlsPolicy;
 pub struct Config {
     /// How certificates are judged.
     pub tls: TlsPolicy,
+    /// Where channels may be: the words of [`Policy::parse`](super::Policy::parse).
+    pub allow: String,
     /// Milliseconds to reach a server.
     pub connect_timeout_ms: u64,
     /// Milliseconds after which a GET without an answer is given up, with its connection, and asked again.
@@ -31,6 +33,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             tls: TlsPolicy::Skip,
+            allow: "public,private,loopback".into(),
             connect_timeout_ms: 5_000,
             silent_get_ms: 20_000,
             write_stall_ms: 10_000,
@@ -39,5 +42,15 @@ impl Default for Config {
             retry_delay_ms: 300,
             max_document: 1024 * 1024,
         }
+    }
+}
+
+impl Config {
+    /// A text for [`Self::allow`], if it is one.
+    ///
+    /// # Errors
+    /// See [`Policy::parse`](super::Policy::parse).
+    pub fn allowing(text: String) -> Result<String, String> {
+        super::Policy::parse(&text).map(|_| text)
     }
 }

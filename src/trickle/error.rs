@@ -8,6 +8,9 @@ pub enum TrickleError {
     /// The text given as a channel URL is none.
     #[error("not a trickle URL: {0}; give http://host/path or https://host/path")]
     Url(&'static str),
+    /// The channel is where none may be, or the setting that says where cannot be read.
+    #[error("{0}")]
+    Forbidden(String),
     /// The TLS settings cannot be used.
     #[error("TLS cannot be set up: {0}")]
     Tls(String),

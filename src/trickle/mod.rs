@@ -10,6 +10,7 @@ mod config;
 mod error;
 #[doc(hidden)]
 pub mod fuzz;
+mod policy;
 mod post;
 pub mod protocol;
 mod publisher;
@@ -19,6 +20,7 @@ mod subscriber;
 pub use client::Client;
 pub use config::Config;
 pub use error::TrickleError;
+pub use policy::Policy;
 pub use protocol::{EndReason, Position as Start};
 pub use publisher::{Begin, Done, Publisher, PublisherStats, SegmentWriter};
 pub use server::{ChannelSnapshot, Server, ServerConfig};

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::client::{Channel, Client, Failure};
+use super::client::{Client, Failure};
 use super::error::TrickleError;
 use super::post::{Counters, Post, Settle, Shared, Verdict, carry, lock};
 use super::protocol::{EndReason, Publishing, SLOTS};
@@ -82,7 +82,7 @@ impl Publisher {
     /// # Errors
     /// `url` is no channel URL; to resume: the channel is unknown or the server does not answer.
     pub async fn open(client: &Client, url: &str, mime: &'static str, begin: Begin) -> Result<Self, TrickleError> {
-        let channel = Channel::parse(url)?;
+        let channel = client.channel(url)?;
         let (next, reset) = match begin {
             Begin::Zero => (0, false),
             Begin::Resume => {

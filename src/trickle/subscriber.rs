@@ -91,7 +91,7 @@ impl Subscriber {
     /// # Errors
     /// `url` is no channel URL.
     pub fn new(client: &Client, url: &str, start: Position) -> Result<Self, TrickleError> {
-        let channel = Arc::new(Channel::parse(url)?);
+        let channel = Arc::new(client.channel(url)?);
         let state = Subscribing::new(start, client.limits());
         let first = state.first();
         Ok(Self {

@@ -1,10 +1,14 @@
-//! The bearer token.
+//! Who may call: the bearer token, and what is open to whom without one.
+
+use std::net::IpAddr;
 
 use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::error::ApiError;
+use crate::supervisor::doors::runner::PATH;
+use crate::supervisor::hub::Hub;
 
 /// Checks the token; an empty one lets everybody in. The time taken does not tell how much of it was right.
 ///
@@ -18,6 +22,24 @@ pub(super) fn check(headers: &HeaderMap, token: &str) -> Result<(), ApiError> {
     let (scheme, given) = given.split_once(' ').unwrap_or((given, ""));
     let right = Sha256::digest(given.trim().as_bytes()).ct_eq(&Sha256::digest(token.as_bytes()));
     if scheme.eq_ignore_ascii_case("bearer") && bool::from(right) { Ok(()) } else { Err(ApiError::Token) }
+}
+
+/// Routes that say how the runner is and what it is, and nothing of its streams.
+const FREE: [&str; 5] = ["/health", "/version", "/app-version", "/hardware/info", "/hardware/stats"];
+
+/// Whether `peer` may call `path` (without a slash at the end) at all. With a token, or set to be open, routes judge for
+/// themselves. Without either, callers beyond this machine get what [`FREE`] says, what an orchestrator proxies by its
+/// own tokens, and what an orchestrator calls that registered us with a token of its own.
+pub(super) fn guard(hub: &Hub, peer: Option<IpAddr>, path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
+    let near = peer.is_some_and(|peer| peer.is_loopback());
+    let proxied = path.strip_prefix(PATH).is_some_and(|rest| rest.starts_with('/'));
+    if near || hub.config.open || !hub.config.auth_token.is_empty() || FREE.contains(&path) || proxied {
+        return Ok(());
+    }
+    match hub.worker_token() {
+        "" => Err(ApiError::Closed),
+        token => check(headers, token).map_err(|_| ApiError::Closed),
+    }
 }
 
 #[cfg(test)]

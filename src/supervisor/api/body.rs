@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Map, Value, json};
 
 use super::error::{ApiError, Detail};
+use super::room;
 use crate::link::StreamRequest;
 
 /// Time that a body may take to arrive.
@@ -23,6 +24,10 @@ pub(super) async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Resul
     if promised.is_some_and(|promised| promised > limit as u64) {
         return Err(ApiError::TooLarge(limit));
     }
+    let wanted = promised.map_or(limit, |promised| promised as usize);
+    let Some(_room) = room::take(wanted) else {
+        return Err(ApiError::Body("too many request bodies are on their way; try again"));
+    };
     match tokio::time::timeout(BODY_WAIT, Limited::new(body, limit).collect()).await {
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge(limit)),
@@ -97,6 +102,8 @@ pub(super) fn start(bytes: &[u8], is_json: bool, dialect: Dialect) -> Result<Str
         stream_id: form.text("stream_id", false),
         max_fps: None,
         video_profile: String::new(),
+        data_url: String::new(),
+        figures: false,
     };
     if form.faults.is_empty() { Ok(request) } else { Err(ApiError::Invalid(form.faults)) }
 }

@@ -22,6 +22,8 @@ pub(super) enum ApiError {
     Invalid(Vec<Detail>),
     /// The bearer token is missing or wrong.
     Token,
+    /// The caller is beyond this machine, and nothing says that such are served.
+    Closed,
     /// The body is larger than the limit in bytes.
     TooLarge(usize),
     /// The body did not arrive in time, or broke off.
@@ -85,7 +87,7 @@ impl ApiError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Token => StatusCode::UNAUTHORIZED,
+            Self::Token | Self::Closed => StatusCode::UNAUTHORIZED,
             Self::TooLarge(_) | Self::Body(_) | Self::ContentType(_) | Self::Model { .. } => StatusCode::BAD_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -108,6 +110,9 @@ impl ApiError {
                 details.iter().map(fault).collect::<Vec<_>>().join("; ")
             }
             Self::Token => "Invalid bearer token.".into(),
+            Self::Closed => {
+                "this runner serves its own machine alone; set serve.auth_token, or serve.open for everybody".into()
+            }
             Self::TooLarge(limit) => format!("the request body is larger than {limit} bytes"),
             Self::Body(reason) => (*reason).into(),
             Self::ContentType(found) => format!("Unknown content type: {found}"),
@@ -138,7 +143,7 @@ impl ApiError {
     /// As the answer to a local call: text, 401 for the token and 400 for everything else.
     pub fn text(&self, doing: &str) -> Response {
         match self {
-            Self::Token => self.clone().into_response(),
+            Self::Token | Self::Closed => self.clone().into_response(),
             _ => (StatusCode::BAD_REQUEST, format!("Error {doing}: {}", self.message())).into_response(),
         }
     }

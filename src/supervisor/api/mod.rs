@@ -11,26 +11,32 @@ use axum::routing::{MethodRouter, get, post};
 use self::error::ApiError;
 use super::doors::webrtc::Door;
 use super::hub::Hub;
+use super::server::Caller;
 
 mod app;
 mod auth;
 mod body;
 mod error;
+mod image;
 mod local;
 mod metering;
 mod openapi;
 mod read;
+mod room;
 mod runner;
 mod start;
 mod stream;
 mod webrtc;
 mod workflow;
 
+pub(super) use room::peer;
+
 #[doc(hidden)]
 pub use fuzz::{fuzz_start_body, fuzz_stream_body};
 
 /// Every route that is counted by its own name.
-const ROUTES: [&str; 22] = [
+const ROUTES: [&str; 23] = [
+    "/image",
     "/health",
     "/version",
     "/app-version",
@@ -78,6 +84,7 @@ pub(super) fn router(hub: Arc<Hub>, door: Option<Arc<Door>>) -> Router {
     let api = both(api, "/workflow/plan", post(workflow::plan));
     let api = api.merge(stream::routes(&hub.config.stream_prefix));
     let api = api.merge(runner::routes());
+    let api = both(api, "/image", post(image::image));
     let api = match door {
         Some(door) => api.merge(webrtc::routes(door)),
         None => api,
@@ -112,7 +119,14 @@ async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
         .or_else(stream)
         .or_else(|| webrtc::label(trimmed))
         .unwrap_or("other");
-    let response = next.run(request).await;
+    let peer = request.extensions().get::<Caller>().map(|caller| caller.0.ip().to_canonical());
+    let response = match auth::guard(&hub, peer, trimmed, request.headers()) {
+        Ok(()) => match peer {
+            Some(peer) => room::PEER.scope(peer, next.run(request)).await,
+            None => next.run(request).await,
+        },
+        Err(error) => error.into_response(),
+    };
     hub.metrics.requests.with_label_values(&[route, response.status().as_str()]).inc();
     response
 }

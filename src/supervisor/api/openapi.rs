@@ -7,7 +7,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{local, metering, read, runner, start, workflow};
+use super::{image, local, metering, read, runner, start, stream, workflow};
 use crate::supervisor::hub::Hub;
 
 #[derive(OpenApi)]
@@ -28,6 +28,15 @@ use crate::supervisor::hub::Hub;
         metering::intervals,
         metering::frames,
         metering::trace,
+        image::image,
+        stream::start,
+        stream::stop,
+        stream::update,
+        stream::status,
+        stream::stop_one,
+        stream::update_one,
+        stream::status_one,
+        stream::list,
         runner::start,
         runner::update,
         runner::stop,

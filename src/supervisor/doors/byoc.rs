@@ -134,8 +134,9 @@ impl Announcement {
             body["currency"] = config.currency.clone().into();
         }
         // Sent back as a bearer token with every call.
-        if !hub.config.auth_token.is_empty() {
-            body["token"] = hub.config.auth_token.clone().into();
+        let token = if hub.config.auth_token.is_empty() { hub.worker_token() } else { &hub.config.auth_token };
+        if !token.is_empty() {
+            body["token"] = token.into();
         }
         let mut secret =
             HeaderValue::from_str(secret).map_err(|_| "the secret cannot be sent as a header".to_owned())?;

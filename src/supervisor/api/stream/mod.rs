@@ -143,7 +143,19 @@ fn state(hub: &Hub) -> Map<String, Value> {
     }
 }
 
-async fn start(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> Response {
+/// Starts a stream, as an orchestrator asks a worker that registered itself.
+#[utoipa::path(
+    post, path = "/stream/start", operation_id = "workerStreamStart",
+    request_body(content = Object, description = "`gateway_request_id`, `subscribe_url`, `publish_url`, `control_url`, `events_url`, `data_url`, `figures`, `params`."),
+    responses(
+        (status = 200, description = "`{\"status\": \"success\", …}`", body = Object),
+        (status = 400, description = "The body is wrong.", body = Object),
+        (status = 401, description = "The token is missing or wrong.", body = Object),
+        (status = 503, description = "No room.", body = Object),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn start(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> Response {
     if let Err(fault) = allowed(&hub, &headers) {
         return fault.into_response();
     }
@@ -198,11 +210,32 @@ pub(super) fn refusal(error: HubError) -> (StatusCode, String) {
     }
 }
 
-async fn stop(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Response {
+/// Ends the stream that `X-Stream-Id` names, or the only one.
+#[utoipa::path(
+    post, path = "/stream/stop", operation_id = "workerStreamStop",
+    responses(
+        (status = 200, description = "`{\"status\": \"success\", …}`", body = Object),
+        (status = 400, description = "There is none.", body = Object),
+        (status = 401, description = "The token is missing or wrong.", body = Object),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn stop(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Response {
     stopped(&hub, &headers, Target::Header(&headers)).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn stop_one(State(hub): State<Arc<Hub>>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+/// Ends a stream.
+#[utoipa::path(
+    post, path = "/stream/{id}/stop", operation_id = "streamStop",
+    params(("id" = String, Path, description = "The stream's `gateway_request_id` or stream id.")),
+    responses(
+        (status = 200, description = "`{\"status\": \"success\", …}`", body = Object),
+        (status = 401, description = "The token is missing or wrong.", body = Object),
+        (status = 404, description = "There is none of that name.", body = Object),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn stop_one(State(hub): State<Arc<Hub>>, Path(id): Path<String>, headers: HeaderMap) -> Response {
     stopped(&hub, &headers, Target::Path(&id)).await.unwrap_or_else(IntoResponse::into_response)
 }
 
@@ -229,11 +262,41 @@ fn done(message: &str, view: &View) -> Response {
     Json(json!({"status": "success", "message": message, "request_id": view.gateway_request_id})).into_response()
 }
 
-async fn update(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> Response {
+/// New parameters for the stream that `X-Stream-Id` names, or the only one.
+#[utoipa::path(
+    post, path = "/stream/params", operation_id = "workerStreamParams",
+    request_body(content = Object, description = "Parameters of the pipeline, or `params` alone with an object or its JSON text."),
+    responses(
+        (status = 200, description = "`{\"status\": \"success\", …}`", body = Object),
+        (status = 400, description = "There is none.", body = Object),
+        (status = 401, description = "The token is missing or wrong.", body = Object),
+        (status = 500, description = "A parameter is wrong.", body = Object),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn update(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> Response {
     updated(&hub, &headers, Target::Header(&headers), body).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn update_one(State(hub): State<Arc<Hub>>, Path(id): Path<String>, headers: HeaderMap, body: Body) -> Response {
+/// New parameters for a stream.
+#[utoipa::path(
+    post, path = "/stream/{id}/params", operation_id = "streamParams",
+    params(("id" = String, Path, description = "The stream's `gateway_request_id` or stream id.")),
+    request_body(content = Object, description = "Parameters of the pipeline, or `params` alone with an object or its JSON text."),
+    responses(
+        (status = 200, description = "`{\"status\": \"success\", …}`", body = Object),
+        (status = 401, description = "The token is missing or wrong.", body = Object),
+        (status = 404, description = "There is none of that name.", body = Object),
+        (status = 500, description = "A parameter is wrong.", body = Object),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn update_one(
+    State(hub): State<Arc<Hub>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     updated(&hub, &headers, Target::Path(&id), body).await.unwrap_or_else(IntoResponse::into_response)
 }
 
@@ -275,7 +338,16 @@ pub(super) async fn put(hub: &Hub, view: &View, mut checked: params::Checked) ->
     }
 }
 
-async fn status(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Response {
+/// What the runner is doing, and the oldest stream.
+#[utoipa::path(
+    get, path = "/stream/status", operation_id = "workerStatus",
+    responses(
+        (status = 200, description = "Status, and `stream` with the status object.", body = Object),
+        (status = 401, description = "The token is missing or wrong.", body = Object),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn status(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Response {
     if let Err(fault) = allowed(&hub, &headers) {
         return fault.into_response();
     }
@@ -316,12 +388,32 @@ fn shown(view: &View) -> Value {
     })
 }
 
-async fn status_one(State(hub): State<Arc<Hub>>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+/// A stream.
+#[utoipa::path(
+    get, path = "/stream/{id}/status", operation_id = "streamStatus",
+    params(("id" = String, Path, description = "The stream's `gateway_request_id` or stream id.")),
+    responses(
+        (status = 200, description = "The stream.", body = Object),
+        (status = 401, description = "The token is missing or wrong.", body = Object),
+        (status = 404, description = "There is none of that name.", body = Object),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn status_one(State(hub): State<Arc<Hub>>, Path(id): Path<String>, headers: HeaderMap) -> Response {
     let result = allowed(&hub, &headers).and_then(|()| Target::Path(&id).find(&hub, "show"));
     result.map(|view| Json(shown(&view)).into_response()).unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn list(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Response {
+/// Every stream.
+#[utoipa::path(
+    get, path = "/streams", operation_id = "streams",
+    responses(
+        (status = 200, description = "`count` and `streams` by name.", body = Object),
+        (status = 401, description = "The token is missing or wrong.", body = Object),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn list(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Response {
     if let Err(fault) = allowed(&hub, &headers) {
         return fault.into_response();
     }

@@ -31,9 +31,10 @@ pub(super) fn start(body: &[u8]) -> Result<StreamRequest, String> {
         text if text.is_empty() => Err(format!("{name}: Field required")),
         text => Ok(text),
     };
-    if !text("data_url")?.is_empty() {
-        tracing::debug!("A data channel was offered; this pipeline writes no text.");
-    }
+    let figures = match fields.get("figures") {
+        None | Some(Value::Null) => false,
+        Some(given) => truth(given).ok_or("figures: Input should be a valid boolean")?,
+    };
     let checked = given(fields.get("params"))?;
     Ok(StreamRequest {
         gateway_request_id: needed("gateway_request_id")?,
@@ -41,6 +42,8 @@ pub(super) fn start(body: &[u8]) -> Result<StreamRequest, String> {
         publish_url: needed("publish_url")?,
         control_url: text("control_url")?,
         events_url: text("events_url")?,
+        data_url: text("data_url")?,
+        figures,
         manifest_id: text("manifest_id")?,
         stream_id: text("stream_id")?,
         model_id: String::new(),

@@ -105,7 +105,6 @@ async fn begin(
         gateway_request_id: caller.id.clone(),
         manifest_id: caller.id.clone(),
         stream_id: caller.id.clone(),
-        model_id: String::new(),
         params,
         max_fps,
         ..StreamRequest::default()
