@@ -176,7 +176,7 @@ async fn a_measurement_has_every_figure() {
     let _turn = TURN.lock().await;
     let bench = weir::cli::bench::bench(&options("noop", 3.0)).await.unwrap();
     assert!(bench.clean && bench.errors.is_empty(), "{}", bench.table());
-    assert!(bench.frames.sent >= 80 && bench.frames.missing == 0, "{}", bench.table());
+    assert!(bench.frames.sent >= 60 && bench.frames.missing == 0, "{}", bench.table());
     let latency = &bench.latency_ms;
     assert!(latency.floor.count >= 80 && latency.end_to_end.count >= 80, "{}", bench.table());
     assert!(latency.floor.p50 <= latency.end_to_end.p50 && latency.added.p50 > 0.0, "{}", bench.table());

@@ -61,7 +61,7 @@ fn golden(config: &Config, precision: &str, modes: &[(usize, &str)]) {
             let want = golden.get(&format!("{}/frame", u8::from(add_noise)));
             let (last, before) = (&shown[7], &shown[6]);
             let (off, near, far) = (worst(last, want), psnr(last, want), psnr(before, want));
-            println!(
+            eprintln!(
                 "golden {} {precision} {kind}, {steps} steps, noise {add_noise}: off by {off}, {near:.1} dB",
                 config.provider
             );

@@ -343,9 +343,12 @@ struct Resolution {
     height: u32,
 }
 
+/// The peer's SDP, the name of the stream and its parameters; without parameters an echo.
+type Wanted = (String, String, Option<Map<String, Value>>);
+
 impl OfferBody {
     /// What the session is started with; `None` for an echo.
-    fn wanted(self) -> Result<(String, String, Option<Map<String, Value>>), String> {
+    fn wanted(self) -> Result<Wanted, String> {
         if self.offer.kind != "offer" {
             return Err(format!("offer.type: `{}` is not `offer`", self.offer.kind));
         }

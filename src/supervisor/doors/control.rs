@@ -208,7 +208,7 @@ mod tests {
             "seed": 7, "cfg": 1.5, "sampler_name": "lcm", "add_noise": true, "model": ["1", 0],
         }}});
         let params = json!({ "prompt": prompt }).as_object().cloned().unwrap_or_default();
-        assert_eq!(prompts(&params), [prompt.clone()]);
+        assert_eq!(prompts(&params), std::slice::from_ref(&prompt));
         assert_eq!(
             workflow(&prompt),
             json!({"3": {"class_type": "KSampler", "inputs": {

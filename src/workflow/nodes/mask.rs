@@ -289,8 +289,8 @@ fn fade(length: u64, widgets: &[Setting]) -> Result<Data, EncodeError> {
         return Err(EncodeError::Wrong("widths are whole numbers from 0".to_owned()));
     };
     let mut factors = vec![1.0_f32; length];
-    for i in 0..near {
-        factors[i] *= (i + 1) as f32 / near as f32;
+    for (i, factor) in factors.iter_mut().take(near).enumerate() {
+        *factor *= (i + 1) as f32 / near as f32;
     }
     for i in 0..far {
         factors[(length - i) % length] *= (i + 1) as f32 / far as f32;
