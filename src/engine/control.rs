@@ -43,7 +43,11 @@ pub async fn read(
             Ok(Some(segment)) => segment,
             Ok(None) => {
                 return match subscriber.end_reason() {
-                    Some(reason) => format!("the control channel ended: {reason}"),
+                    Some(reason) => {
+                        // What the server or the network said last is the cause of an end by failures.
+                        let cause = subscriber.last_failure().map(|cause| format!(" ({cause})")).unwrap_or_default();
+                        format!("the control channel ended: {reason}{cause}")
+                    }
                     None => "the control channel ended".into(),
                 };
             }
