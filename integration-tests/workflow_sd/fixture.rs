@@ -8,6 +8,7 @@ use serde_json::Value;
 use weir::graph::{DType, GraphBuilder};
 use weir::models::clip::{self, ClipConfig, Hidden};
 use weir::models::controlnet::{self, ControlNetConfig};
+use weir::models::depth::{self, DepthConfig};
 use weir::models::kl::{self, KlConfig};
 use weir::models::synthetic::{Synthetic, uniform};
 use weir::models::taesd::{self, TaesdConfig};
@@ -125,6 +126,15 @@ fn vaes(root: &Path) {
     });
 }
 
+fn estimator(folder: &Path) {
+    let json: Value = serde_json::from_str(include_str!("../../src/models/tiny/depth.json")).expect("config");
+    store(folder, "model", &json, Synthetic::new("depth-1", 1.0), |net| {
+        let config = DepthConfig::from_json(&json).expect("config");
+        let picture = net.g.input("picture", DType::F32, [1, 3, 70, 70]).expect("input");
+        depth::build(net, &config, &picture).expect("depth model");
+    });
+}
+
 fn text(root: &Path) {
     let golden: PathBuf =
         [env!("CARGO_MANIFEST_DIR"), "integration-tests", "golden", "streamdiffusion", "tokenizer"].iter().collect();
@@ -151,6 +161,10 @@ pub fn models() -> &'static Path {
             unet(&root.join("aaronb/dreamshaper-8-dmd-1kstep"));
             controlnet(&root.join("controlnet/control_v11f1p_sd15_depth_fp16"), "controlnet-sd15-0");
             controlnet(&root.join("controlnet/other"), "controlnet-sd15-1");
+            controlnet(&root.join("controlnet/outfitToOutfit_v20"), "controlnet-sd15-1");
+            for size in ["Base", "Large"] {
+                estimator(&root.join(format!("depth-anything/Depth-Anything-V2-{size}-hf")));
+            }
             vaes(root);
             text(root);
             for (index, size) in [(1, 64), (3, 64), (5, 96), (2, 84)] {

@@ -2,6 +2,7 @@
 //! models with made-up weights. The models lie in a folder as ComfyUI has them.
 
 mod fixture;
+mod frames;
 mod nodes;
 
 use std::collections::BTreeMap;

@@ -7,6 +7,7 @@ pub mod blend;
 pub mod check;
 pub mod clip;
 pub mod controlnet;
+pub mod depth;
 mod fields;
 pub mod full;
 pub mod kl;

@@ -6,6 +6,8 @@ use super::super::{Dim, GraphBuilder, GraphError, Shape, Tensor};
 /// How the pixels of a resized picture come from those of the old one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interpolation {
+    /// Between the neighbours, with the corners' centres in place (`align_corners = True`).
+    Corners,
     /// The pixel at `⌊i · old / new⌋`, as `torch.nn.functional.interpolate` does by default.
     Nearest,
     /// Between the neighbours, with pixel centres at halves (`align_corners = False`), without antialiasing.
@@ -31,6 +33,9 @@ impl GraphBuilder {
         let target = [*batch as i64, *channels as i64, height as i64, width as i64];
         let sizes = self.ints([4], &target)?;
         let attributes = match how {
+            Interpolation::Corners => {
+                vec![text("mode", "linear"), text("coordinate_transformation_mode", "align_corners")]
+            }
             Interpolation::Nearest => vec![
                 text("mode", "nearest"),
                 text("coordinate_transformation_mode", "asymmetric"),

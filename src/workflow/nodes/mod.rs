@@ -5,6 +5,7 @@ mod io;
 mod mask;
 mod picture;
 mod sd_control;
+mod sd_depth;
 mod sd_find;
 mod sd_hooks;
 mod sd_latent;
@@ -27,5 +28,6 @@ pub const FAMILIES: &[&[Class]] = &[
     sd_hooks::CLASSES,
     sd_control::CLASSES,
     sd_latent::CLASSES,
+    sd_depth::CLASSES,
     sd_sampler::CLASSES,
 ];

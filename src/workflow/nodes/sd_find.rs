@@ -153,7 +153,11 @@ impl Opened {
     /// The weights of `stored`, as numbers of `dtype`. `name` is unique among those of a node.
     pub(super) fn new(cx: &mut Cx<'_>, stored: &Stored, dtype: DType, name: &str) -> Result<Self, LowerError> {
         (cx.env().progress)(&format!("reading {}", stored.root().display()));
-        let weights = stored.weights(dtype)?;
+        Self::of(cx, stored.weights(dtype)?, dtype, name)
+    }
+
+    /// As [`Self::new`], for `weights` that are open already.
+    pub(super) fn of(cx: &mut Cx<'_>, weights: Weights, dtype: DType, name: &str) -> Result<Self, LowerError> {
         let name = format!("node_{}.{name}", cx.index());
         let pool = if weights.bytes() > INLINE {
             let scratch = &cx.env().scratch;
