@@ -201,6 +201,26 @@ fn sd15_two_controlnets() {
 }
 
 #[test]
+fn sd15_with_a_mask_of_depth() {
+    let golden = Golden::read("sd-frames");
+    let nodes = workflow("sd15-tensorrt-w-depthmask");
+    let mut stream = load(&check(nodes.clone())).unwrap_or_else(|error| panic!("{error}"));
+    let want = golden.get("depthmask");
+    same_picture("inside and outside", &show(&mut *stream, 3), want);
+    another_picture("another frame", &show(&mut *stream, 6), want);
+    let mut other = nodes;
+    other["17"]["inputs"]["value"] = json!(0.9);
+    assert_eq!(stream.apply(&check(other)).expect("applies"), Applied::Now);
+    another_picture("a smaller mask", &show(&mut *stream, 3), want);
+}
+
+#[test]
+fn sd15_with_a_lora_for_each_region() {
+    agrees("sd15-regional-lora", "regional", "5");
+    latent_agrees("sd15-regional-lora", "regional");
+}
+
+#[test]
 fn a_face_mesh_is_refused_by_name() {
     for name in ["sd15-multi-cnet-depthanything-face", "sd15-multi-cnet-depthanything-face-dynamic"] {
         let refused = weir::workflow::plan(&workflow(name)).expect_err("refused").to_string();
