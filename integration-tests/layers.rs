@@ -275,8 +275,8 @@ fn codecs_of_webrtc(sources: &Sources) -> Vec<String> {
         for (name, rest) in uses(&code(text)) {
             let rest = rest.strip_prefix("media").unwrap_or_default().trim_start_matches("::");
             // A list of names, or one path, which may end in a list of its own.
-            let path = || rest.split(',').next().unwrap_or_default();
-            let group = rest.strip_prefix('{').map_or_else(path, |group| group.split('}').next().unwrap_or_default());
+            let one = || rest.split(',').next().unwrap_or_default();
+            let group = rest.strip_prefix('{').map_or_else(one, |group| group.split('}').next().unwrap_or_default());
             let mut names = group.split(',').map(str::trim).filter(|name| !name.is_empty());
             if name == "media" && (rest.is_empty() || names.any(|name| !plain.contains(&word(name)))) {
                 wrong.push(format!("{}: media::{rest}", path.display()));

@@ -45,7 +45,8 @@ pub async fn read(
                 return match subscriber.end_reason() {
                     Some(reason) => {
                         // What the server or the network said last is the cause of an end by failures.
-                        let cause = subscriber.last_failure().map(|cause| format!(" ({cause})")).unwrap_or_default();
+                        let cause = subscriber.last_failure().filter(|_| reason == crate::trickle::EndReason::Failures);
+                        let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
                         format!("the control channel ended: {reason}{cause}")
                     }
                     None => "the control channel ended".into(),
