@@ -20,7 +20,7 @@
 //! | model → encode ([`outbox::Outbox`]) | 24 pictures, 256 audio packets | the oldest is dropped, counted as `output` |
 //! | encode → socket ([`egress::PIECES`]) | pieces of output | the encoder waits, so pictures are dropped before it |
 //! | session → events ([`events::Events`]) | 64 events | the newest is dropped and counted |
-//! | session → data ([`data::Data`]) | 1000 items | the oldest is dropped and counted |
+//! | session → data (`data::Data`) | 1000 items | the oldest is dropped and counted |
 //! | engine → supervisor | 256 messages | progress messages are dropped, intervals go on, others wait |
 
 mod abandon;

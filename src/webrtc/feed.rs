@@ -1,7 +1,7 @@
 //! From a peer to a channel: access units into a transport stream, a segment every two seconds.
 //!
 //! Both tracks get one time line: a track's first sample stands where its arrival puts it, and the ones after it by the
-//! track's own time stamps. A track whose stamps leave the clock by more than [`JUMP`] is set anew.
+//! track's own time stamps. A track whose stamps leave the clock by more than `JUMP` is set anew.
 
 use std::time::{Duration, Instant};
 
