@@ -59,7 +59,8 @@ pub(super) fn builder(
         providers.push(tensorrt.build().error_on_failure());
     }
     providers.push(match config.provider {
-        Provider::Cpu => ep::CPU::default().build().error_on_failure(),
+        // With an arena the buffers between operators stay; without one every frame asks the system for them anew.
+        Provider::Cpu => ep::CPU::default().with_arena_allocator(true).build().error_on_failure(),
         Provider::Cuda | Provider::Tensorrt => {
             let mut cuda = cuda(device, load);
             if let Memory::Cuda(stream) = memory {
