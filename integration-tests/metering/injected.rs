@@ -155,14 +155,14 @@ fn frames_of_an_output_segment_that_broke_off_are_counted_where_they_happen() {
     let flags = &["--media-segment-seconds=30", "--engine-freshness=2s"];
     let plan = Plan { route: Route::Output, ..Plan::of("noop", json!({}), flags) };
     let (report, sum) = runtime().block_on(account(plan, async |rig: &Rig| {
-        // The line is cut while the source is silent, so that nothing is on its way; whatever comes after belongs to the
-        // segment that broke off.
+        // The line is cut while the source is silent, so that nothing is on its way. What comes after belongs to the
+        // segment that broke off, until a key picture begins the next one: at once, although this one had 30 seconds.
         rig.source().faults().stall(Duration::from_millis(1500));
         tokio::time::sleep(Duration::from_millis(300)).await;
         drained(rig).await;
         rig.proxy().unwrap().cut();
     }));
-    assert!(missing(&report) > 20, "{}", missing(&report));
+    assert!((1..15).contains(&missing(&report)), "{}", missing(&report));
     assert_eq!(sum.totals.lost_at(Place::Publish), missing(&report), "{:?}", sum.totals);
 }
 

@@ -777,7 +777,7 @@ pub const SETTINGS: &[Setting] = &[
         plain,
         engine.trickle.max_failures,
         |count| within(count, 1, 1_000),
-        "Failures in a row that end a channel."
+        "Failures in a row that end a channel; what fails within `trickle.retry_delay` is one."
     ),
     row!(
         "trickle.retry_delay",

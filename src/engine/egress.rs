@@ -354,6 +354,7 @@ pub async fn publish(
 ) -> Option<String> {
     let mut first = Some(first);
     let mut writer: Option<SegmentWriter> = None;
+    let mut anew = Anew(true);
     let gauge = |kind, value| shared.metrics.happened(shared.slot, "output", kind, value);
     while let Some(piece) = pieces.recv().await {
         match piece {
@@ -363,6 +364,7 @@ pub async fn publish(
                 Err(error) => {
                     shared.fail("trickle", format!("An output segment could not be opened: {error}"));
                     writer = None;
+                    anew.broke(&shared);
                 }
             },
             Piece::Bytes(bytes, what) => {
@@ -383,6 +385,7 @@ pub async fn publish(
                                 return Some(ended(&shared, publisher, &error));
                             }
                             shared.fail("trickle", format!("An output segment broke off: {error}"));
+                            anew.broke(&shared);
                             false
                         }
                     },
@@ -403,6 +406,7 @@ pub async fn publish(
                     let seq = open.seq();
                     match open.finish().await {
                         Ok(_) => {
+                            anew.passed();
                             shared.meter.segment_out();
                             tracing::debug!(session = shared.id, "Published seq={seq}.");
                         }
@@ -420,6 +424,23 @@ pub async fn publish(
         }
     }
     None
+}
+
+/// After a segment that broke off, what is encoded next lies in no segment. A key picture begins one at once, long before
+/// the next is due; but only once until a segment passes whole, for a server that refuses them all is not to be asked for
+/// every picture.
+struct Anew(bool);
+
+impl Anew {
+    fn broke(&mut self, shared: &Shared) {
+        if std::mem::take(&mut self.0) {
+            shared.key_wanted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn passed(&mut self) {
+        self.0 = true;
+    }
 }
 
 /// Why the output ended, for the log. An end that nobody ordered is a fault with its cause.

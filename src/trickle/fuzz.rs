@@ -1,6 +1,6 @@
 //! Entry points for fuzzing. None may panic on any input.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue};
 
@@ -102,6 +102,7 @@ pub fn fuzz_publisher(data: &[u8]) {
     let mut source = Source(data);
     let mut expected = source.number().unwrap_or(0);
     let mut state = Publishing::new(expected, source.limits());
+    let mut now = Instant::now();
     let mut ended = None;
     while !source.0.is_empty() {
         match state.take() {
@@ -118,7 +119,8 @@ pub fn fuzz_publisher(data: &[u8]) {
             _ => Outcome::Answer(source.answer()),
         };
         let progress = Progress { bytes: u64::from(source.byte() % 3), whole: source.byte() & 1 == 1 };
-        match state.on(progress, outcome) {
+        now += Duration::from_millis(u64::from(source.byte()) * 4);
+        match state.on(now, progress, outcome) {
             PostStep::End(reason) => ended = Some(reason),
             PostStep::Again { wait } => assert!(progress.bytes == 0 && !wait.is_zero()),
             _ => assert!(ended.is_none()),

@@ -215,7 +215,7 @@ pub(super) async fn carry(shared: Arc<Shared>, settle: Settle, reset: bool) {
     loop {
         let (outcome, why) = attempt(&shared, post, reset).await;
         let progress = post.retire();
-        let step = lock(&shared.state).on(progress, outcome);
+        let step = lock(&shared.state).on(Instant::now().into_std(), progress, outcome);
         match outcome {
             Outcome::Stalled => counters.stalled.fetch_add(1, Relaxed),
             Outcome::Abandoned => counters.abandoned.fetch_add(1, Relaxed),

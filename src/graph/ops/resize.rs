@@ -34,6 +34,14 @@ impl GraphBuilder {
         if [height, width, *old_height, *old_width].contains(&0) {
             return Err(self.shape_error(op, format!("{} cannot become {height}×{width}", x.shape())));
         }
+        if how == Interpolation::Cubic && *channels != 1 {
+            // Between two transpositions ONNX Runtime turns the layout of a Resize round, and then it has no cubic kernel. It does
+            // not look through a Reshape.
+            let (images, [batch, channels]) = (batch * channels, [*batch as i64, *channels as i64]);
+            let x = self.reshape(x, &[images as i64, 1, *old_height as i64, *old_width as i64])?;
+            let y = self.resize(&x, height, width, how)?;
+            return self.reshape(&y, &[batch, channels, height as i64, width as i64]);
+        }
         let target = [*batch as i64, *channels as i64, height as i64, width as i64];
         let sizes = self.ints([4], &target)?;
         let attributes = match how {

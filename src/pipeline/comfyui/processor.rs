@@ -73,7 +73,7 @@ impl Workflow {
         }
         (cx.progress)("loading the graph");
         let shows = lowered.shown.is_some();
-        let stages = Stages::load(runtime, cx.inference, lowered, &scratch.0, writes).map_err(failed)?;
+        let stages = Stages::load(runtime, cx.inference, env.precision, lowered, &scratch.0, writes).map_err(failed)?;
         let mut workflow = Self {
             plan,
             size,

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use crate::inference::{Config, Feed as Fed, Fetch, InferenceError, Input, Output, Runtime, Session};
+use crate::graph::DType;
+use crate::inference::{
+    Config, Feed as Fed, Fetch, Graph, InferenceError, Input, Load, Output, Precision, Runtime, Session,
+};
 use crate::workflow::lower::{Body, Data, Feed, HostStage, Lowered, Port, Stage};
 
 /// An input of a session, by its type.
@@ -93,18 +96,21 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Loads the graphs. `writes` has the elements of every live port.
+    /// Loads the graphs, which compute in `precision`. `writes` has the elements of every live port.
     pub fn load(
         runtime: &'static Runtime,
         config: &Config,
+        precision: DType,
         lowered: Lowered,
         scratch: &Path,
         writes: Vec<Write>,
     ) -> Result<Self, InferenceError> {
+        let precision = if precision == DType::F16 { Precision::Fp16 } else { Precision::Fp32 };
+        let load = Load { precision, ..Load::new(config) };
         let mut stages = Vec::with_capacity(lowered.stages.len());
         for (i, stage) in lowered.stages.into_iter().enumerate() {
             let beside = lowered.beside.then(|| scratch.join(format!("stage-{i}.onnx")));
-            stages.push(Loaded::new(runtime, config, stage, beside.as_deref())?);
+            stages.push(Loaded::new(runtime, &load, stage, beside.as_deref())?);
         }
         let mut all = Self { stages, shown: lowered.shown };
         all.fill(writes)?;
@@ -237,7 +243,7 @@ fn zero(data: &mut Data) {
 impl Loaded {
     fn new(
         runtime: &'static Runtime,
-        config: &Config,
+        load: &Load<'_>,
         stage: Stage,
         beside: Option<&Path>,
     ) -> Result<Self, InferenceError> {
@@ -246,11 +252,12 @@ impl Loaded {
         let runs = match stage.body {
             Body::Host(host) => Runs::Host(host),
             Body::Graph(graph) => {
+                let load = Load { name: &stage.name, frames: stage.live, ..*load };
                 let mut session = match beside {
-                    None => Session::from_bytes(runtime, config, &graph.to_bytes().map_err(model)?)?,
+                    None => Session::load(runtime, &load, Graph::Bytes(&graph.to_bytes().map_err(model)?))?,
                     Some(path) => {
                         graph.write(path).map_err(model)?;
-                        Session::from_file(runtime, config, path)?
+                        Session::load(runtime, &load, Graph::File(path))?
                     }
                 };
                 let inputs = stage.inputs.iter().map(|port| In::find(&mut session, port, &zeros(port)));

@@ -1,6 +1,6 @@
 //! A publisher's knowledge of its channel.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Answer, EndReason, Limits, MAX_SEQ, SLOTS};
 
@@ -56,6 +56,8 @@ pub struct Publishing {
     next: u64,
     worked: bool,
     failures: u32,
+    /// When one was last counted.
+    counted: Option<Instant>,
     skips: u64,
     ended: Option<EndReason>,
 }
@@ -63,7 +65,7 @@ pub struct Publishing {
 impl Publishing {
     /// A publisher whose first segment will have the number `next`.
     pub fn new(next: u64, limits: Limits) -> Self {
-        Self { limits, next, worked: false, failures: 0, skips: 0, ended: None }
+        Self { limits, next, worked: false, failures: 0, counted: None, skips: 0, ended: None }
     }
 
     /// Why the channel ended, if it has.
@@ -86,26 +88,26 @@ impl Publishing {
         Ok(self.next - 1)
     }
 
-    /// Decides what follows from the outcome of one POST.
-    pub fn on(&mut self, progress: Progress, outcome: Outcome) -> PostStep {
+    /// Decides what follows from the outcome of one POST, which is known at `now`.
+    pub fn on(&mut self, now: Instant, progress: Progress, outcome: Outcome) -> PostStep {
         if let Some(reason) = self.ended {
             return PostStep::End(reason);
         }
         match outcome {
             Outcome::Abandoned => PostStep::Delete,
             Outcome::Refused => PostStep::End(self.end(EndReason::Certificate)),
-            Outcome::Lost | Outcome::Stalled => self.failed(progress),
+            Outcome::Lost | Outcome::Stalled => self.failed(now, progress),
             Outcome::Answer(answer) if answer.closed => PostStep::End(self.end(EndReason::Closed)),
             Outcome::Answer(Answer { status: 404, .. }) => {
                 let reason = if self.worked { EndReason::Gone } else { EndReason::NotFound };
                 PostStep::End(self.end(reason))
             }
-            Outcome::Answer(Answer { status: 200..=299, .. }) => self.accepted(progress),
-            Outcome::Answer(_) => self.failed(progress),
+            Outcome::Answer(Answer { status: 200..=299, .. }) => self.accepted(now, progress),
+            Outcome::Answer(_) => self.failed(now, progress),
         }
     }
 
-    fn accepted(&mut self, progress: Progress) -> PostStep {
+    fn accepted(&mut self, now: Instant, progress: Progress) -> PostStep {
         self.worked = true;
         if progress.whole {
             self.failures = 0;
@@ -117,22 +119,26 @@ impl Publishing {
         if self.skips <= SLOTS {
             return PostStep::Skip { wait: Duration::ZERO };
         }
-        match self.count() {
+        match self.count(now) {
             Some(reason) => PostStep::End(reason),
             None => PostStep::Skip { wait: self.limits.retry_delay },
         }
     }
 
-    fn failed(&mut self, progress: Progress) -> PostStep {
-        match self.count() {
+    fn failed(&mut self, now: Instant, progress: Progress) -> PostStep {
+        match self.count(now) {
             Some(reason) => PostStep::End(reason),
             None if progress.bytes == 0 => PostStep::Again { wait: self.limits.retry_delay },
             None => PostStep::Delete,
         }
     }
 
-    fn count(&mut self) -> Option<EndReason> {
-        self.failures += 1;
+    /// Several POSTs are open at a time, and one fault breaks them all: within the pause between two tries it counts once.
+    fn count(&mut self, now: Instant) -> Option<EndReason> {
+        if self.counted.is_none_or(|at| now.saturating_duration_since(at) >= self.limits.retry_delay) {
+            self.counted = Some(now);
+            self.failures += 1;
+        }
         (self.failures >= self.limits.max_failures).then(|| self.end(EndReason::Failures))
     }
 
@@ -146,6 +152,20 @@ impl Publishing {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// A publisher whose failures are a pause between two tries apart.
+    struct Paced(Publishing, Instant);
+
+    impl Paced {
+        fn on(&mut self, progress: Progress, outcome: Outcome) -> PostStep {
+            self.1 += DELAY;
+            self.0.on(self.1, progress, outcome)
+        }
+    }
+
+    fn paced() -> Paced {
+        Paced(Publishing::new(0, LIMITS), Instant::now())
+    }
 
     const DELAY: Duration = Duration::from_millis(300);
     const LIMITS: Limits = Limits { max_failures: 7, retry_delay: DELAY };
@@ -167,7 +187,7 @@ mod tests {
 
     #[test]
     fn what_follows_depends_on_how_much_went_out() {
-        let mut p = Publishing::new(0, LIMITS);
+        let mut p = paced();
         assert_eq!(p.on(WHOLE, status(200)), PostStep::Done);
         assert_eq!(p.on(Progress { bytes: 0, whole: true }, status(200)), PostStep::Done);
         assert_eq!(p.on(NOTHING, Outcome::Lost), PostStep::Again { wait: DELAY });
@@ -181,13 +201,13 @@ mod tests {
 
     #[test]
     fn the_ends_are_told_apart_and_final() {
-        let mut p = Publishing::new(0, LIMITS);
+        let mut p = paced();
         assert_eq!(p.on(NOTHING, status(404)), PostStep::End(EndReason::NotFound));
-        assert_eq!(p.take(), Err(EndReason::NotFound));
-        let mut p = Publishing::new(0, LIMITS);
+        assert_eq!(p.0.take(), Err(EndReason::NotFound));
+        let mut p = paced();
         p.on(WHOLE, status(200));
         assert_eq!(p.on(NOTHING, status(404)), PostStep::End(EndReason::Gone));
-        let mut p = Publishing::new(0, LIMITS);
+        let mut p = paced();
         let closed = Answer { status: 200, seq: Some(0), latest: None, closed: true, empty: true };
         assert_eq!(p.on(NOTHING, Outcome::Answer(closed)), PostStep::End(EndReason::Closed));
         assert_eq!(p.on(WHOLE, status(200)), PostStep::End(EndReason::Closed));
@@ -195,7 +215,7 @@ mod tests {
 
     #[test]
     fn failures_in_a_row_end_and_a_success_forgives_them() {
-        let mut p = Publishing::new(0, LIMITS);
+        let mut p = paced();
         for _ in 0..6 {
             assert_eq!(p.on(PART, status(500)), PostStep::Delete);
         }
@@ -204,6 +224,19 @@ mod tests {
             assert_eq!(p.on(PART, Outcome::Stalled), PostStep::Delete);
         }
         assert_eq!(p.on(NOTHING, Outcome::Lost), PostStep::End(EndReason::Failures));
+    }
+
+    #[test]
+    fn one_fault_counts_once_however_many_posts_it_breaks() {
+        let (mut p, now) = (Publishing::new(0, LIMITS), Instant::now());
+        for _ in 0..20 {
+            assert_eq!(p.on(now, PART, Outcome::Lost), PostStep::Delete);
+        }
+        for i in 1..6 {
+            assert_eq!(p.on(now + DELAY * i, PART, Outcome::Lost), PostStep::Delete);
+            assert_eq!(p.on(now + DELAY * i, NOTHING, Outcome::Lost), PostStep::Again { wait: DELAY });
+        }
+        assert_eq!(p.on(now + DELAY * 6, NOTHING, Outcome::Lost), PostStep::End(EndReason::Failures));
     }
 
     fn outcomes() -> impl Strategy<Value = (Progress, Outcome)> {
@@ -224,15 +257,15 @@ mod tests {
     proptest! {
         #[test]
         fn any_outcomes_are_survived(max_failures in 0u32..9, outcomes in prop::collection::vec(outcomes(), 1..200)) {
-            let mut p = Publishing::new(0, Limits { max_failures, retry_delay: DELAY });
+            let mut p = Paced(Publishing::new(0, Limits { max_failures, retry_delay: DELAY }), Instant::now());
             let (mut idle, mut bad, mut expected, mut ended) = (0, 0, 0, None);
             for (progress, outcome) in outcomes {
                 if let Some(reason) = ended {
                     prop_assert_eq!(p.on(progress, outcome), PostStep::End(reason));
-                    prop_assert_eq!(p.take(), Err(reason));
+                    prop_assert_eq!(p.0.take(), Err(reason));
                     continue;
                 }
-                prop_assert_eq!(p.take(), Ok(expected));
+                prop_assert_eq!(p.0.take(), Ok(expected));
                 expected += 1;
                 match p.on(progress, outcome) {
                     PostStep::End(reason) => ended = Some(reason),

@@ -102,21 +102,14 @@ pub(super) fn resized(
     method: &str,
     centre: bool,
 ) -> Result<Tensor, LowerError> {
-    let [b, h, w, c] = area::picture(cx, "", x)?;
+    let [_, h, w, _] = area::picture(cx, "", x)?;
     let g = cx.g()?;
     let x = if centre { area::cut(g, x, cropped([h, w], size))? } else { x.clone() };
     let x = g.transpose(&x, &[0, 3, 1, 2])?;
     let y = match method {
         "nearest-exact" => g.resize(&x, size[0], size[1], Interpolation::NearestExact)?,
         "bilinear" => g.resize(&x, size[0], size[1], Interpolation::Linear)?,
-        "bicubic" => {
-            // Between two transpositions ONNX Runtime turns the layout of a Resize round, and then it has no cubic kernel; it does
-            // not look through a Reshape.
-            let dims = x.shape().fixed().unwrap_or_default();
-            let x = g.reshape(&x, &[(b * c) as i64, 1, dims[2] as i64, dims[3] as i64])?;
-            let y = g.resize(&x, size[0], size[1], Interpolation::Cubic)?;
-            g.reshape(&y, &[b as i64, c as i64, size[0] as i64, size[1] as i64])?
-        }
+        "bicubic" => g.resize(&x, size[0], size[1], Interpolation::Cubic)?,
         "area" => by_area(g, &x, size)?,
         _ => lanczos(g, &x, size)?,
     };
