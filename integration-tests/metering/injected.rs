@@ -1,9 +1,9 @@
 //! Frames that are lost on purpose, each by the thing that loses them out there: the counters say what was done, to the
 //! frame.
 //!
-//! The test knows beforehand which frames of the input it spoils and how many; of queues that overflow it cannot know
-//! which frames give way, only how many did not come out. Places that no stream reaches: `decode` needs an empty pool,
-//! which is larger than all queues together, and `resume` an engine that was replaced (see the kill test).
+//! The test knows beforehand which frames of the input it spoils and how many, and so it does of places that refuse one
+//! frame in twenty because `--refuse` asks them to. Of queues that really overflow it cannot know which frames give way,
+//! only how many did not come out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -38,13 +38,13 @@ fn spoil(picture: &Bytes) -> Bytes {
     bytes.into()
 }
 
-/// Gives the picture the time of the one before it.
-fn late(picture: &Bytes) -> Bytes {
+/// Moves the picture by so many ticks of 90 kHz; one picture takes 3000.
+fn moved(picture: &Bytes, ticks: i64) -> Bytes {
     let mut bytes = picture.to_vec();
     let at = payload(&bytes) + 9;
     let field = &mut bytes[at..at + 5];
-    let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(|index| u64::from(field[index]));
-    let pts = ((a >> 1 & 7) << 30 | b << 22 | (c >> 1) << 15 | d << 7 | e >> 1) - 3000;
+    let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(|index| i64::from(field[index]));
+    let pts = ((a >> 1 & 7) << 30 | b << 22 | (c >> 1) << 15 | d << 7 | e >> 1) + ticks;
     field[0] = field[0] & 0xf1 | (pts >> 30 << 1) as u8;
     field[1] = (pts >> 22) as u8;
     field[2] = (pts >> 15 << 1) as u8 | 1;
@@ -82,7 +82,7 @@ impl Done {
             }
             _ if number % EVERY == 13 => {
                 self.late.fetch_add(1, Relaxed);
-                return late(&picture);
+                return moved(&picture, -3000);
             }
             _ => {}
         }
@@ -112,6 +112,76 @@ fn headless_spoiled_late_and_failing_frames_are_counted_as_they_were_made() {
     let repeated = totals.frames_out.get(Kind::Repeated.label()).copied().unwrap_or(0);
     assert_eq!(after, 0, "{totals:?}");
     assert_eq!((repeated, totals.faults), (totals.out() / EVERY, totals.out() / EVERY), "{totals:?}");
+}
+
+#[test]
+fn one_frame_in_twenty_is_refused_at_each_place_and_counted_there() {
+    let early = Arc::new(AtomicU64::new(0));
+    let moves = early.clone();
+    let edit: Edit = Box::new(move |number, picture| {
+        if number % EVERY != 17 || is_key(&picture) {
+            return picture;
+        }
+        // A hair after the one before it: too early for the rate.
+        moves.fetch_add(1, Relaxed);
+        moved(&picture, -2700)
+    });
+    let flags = &[
+        "--refuse=decode=20,model=20,input=20,output=20,end=20,publish=20",
+        "--media-max-fps=30.01",
+        "--engine-freshness=2s",
+    ];
+    // Without an overlay a model that does not take a frame loses it.
+    let params = json!({"show_reloading_frame": false});
+    let plan = Plan { seconds: 8.0, edit: Some(edit), ..Plan::of("noop", params, flags) };
+    let (report, sum) = runtime().block_on(account(plan, nothing));
+    let totals = &sum.totals;
+    assert!(count(&early) > 6, "{early:?}");
+    assert_eq!(totals.lost_at(Place::RateCap), count(&early), "{totals:?}");
+    // Every place refuses one in twenty of the frames that the ones before it let pass.
+    let mut reach = report.summary.frames.sent - count(&early);
+    for place in [Place::Decode, Place::Model, Place::Input, Place::Output, Place::End, Place::Publish] {
+        let refused = reach / EVERY;
+        assert!(refused > 6, "{reach}");
+        assert_eq!(totals.lost_at(place), refused, "{place:?}: {totals:?}");
+        reach -= refused;
+    }
+    assert_eq!(totals.out(), reach, "{totals:?}");
+}
+
+#[test]
+fn frames_that_a_new_engine_reads_again_are_counted_once_more_and_dropped() {
+    let read_again = Arc::new(AtomicU64::new(0));
+    let counted = read_again.clone();
+    // Pictures of the input segment that is open: a new engine begins with that one.
+    let edit: Edit = Box::new(move |_, picture| {
+        let segment = if is_key(&picture) { 0 } else { counted.load(Relaxed) };
+        counted.store(segment + 1, Relaxed);
+        picture
+    });
+    let plan = Plan { edit: Some(edit), ..Plan::of("noop", json!({}), &["--engine-freshness=2s"]) };
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger");
+    let (report, again) = runtime().block_on(async {
+        let _turn = super::TURN.lock().await;
+        let rig = super::rig(&ledger, plan).await;
+        tokio::time::sleep(Duration::from_millis(2700)).await;
+        // The engine is killed while the source is silent and all that was sent is in intervals that are over.
+        rig.source().faults().stall(Duration::from_millis(4000));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drained(&rig).await;
+        let again = count(&read_again);
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        rig.runner().kill_engine().expect("an engine");
+        tokio::time::sleep(Duration::from_millis(4500)).await;
+        (rig.finish().await.unwrap(), again)
+    });
+    let (intervals, sum) = super::intervals(&ledger);
+    let (frames, totals) = (&report.summary.frames, sum.expect("intervals").totals);
+    assert!(again > 10 && intervals.last().is_some_and(|last| last.last && last.in_flight == 0 && last.restarts == 1));
+    assert_eq!(totals.lost_at(Place::Resume), again, "{totals:?}");
+    assert_eq!(totals.frames_in, frames.sent + again, "{totals:?}");
+    assert_eq!((totals.out(), totals.out() + totals.lost()), (frames.received, totals.frames_in), "{totals:?}");
 }
 
 /// Frames that did not come out.

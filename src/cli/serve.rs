@@ -4,16 +4,23 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, warn};
 
 use super::{engine, logging, settings};
+use crate::engine::refusal::Refusals;
 use crate::supervisor::{self, EngineCommand};
 
 pub(super) fn command() -> Command {
     let about = "Serve streams: answer an orchestrator or local calls, and run a model on every frame.";
-    settings::arguments(Command::new("serve").about(about))
+    // For tests of the counters alone: no setting, and in no help.
+    let refuse = Arg::new("refuse").long("refuse").value_name("PLACE=EVERY,…").hide(true).value_parser(refusals);
+    settings::arguments(Command::new("serve").about(about)).arg(refuse)
+}
+
+fn refusals(text: &str) -> Result<Refusals, String> {
+    Refusals::try_from(text.to_owned())
 }
 
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
@@ -23,7 +30,12 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     };
     logging::start(&loaded.config.log);
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
-    match serve(loaded.config) {
+    let mut config = loaded.config;
+    if let Some(refusals) = matches.get_one::<Refusals>("refuse") {
+        warn!("Frames are refused on purpose: {}.", String::from(refusals.clone()));
+        config.engine.refuse = refusals.clone();
+    }
+    match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             error!("{message}");

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::refusal::Refusals;
+
 /// What an update does to parameters that it does not name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -43,6 +45,8 @@ pub struct Config {
     pub interval_events: bool,
     /// Where a trace of every frame is written to, if anywhere.
     pub trace: Option<PathBuf>,
+    /// Frames that are refused on purpose, for tests of the counters.
+    pub refuse: Refusals,
     /// The trickle client.
     pub trickle: crate::trickle::Config,
     /// Codecs.
@@ -66,6 +70,7 @@ impl Default for Config {
             interval_ms: 5_000,
             interval_events: false,
             trace: None,
+            refuse: Refusals::default(),
             trickle: Default::default(),
             media: Default::default(),
             inference: Default::default(),

@@ -242,6 +242,9 @@ impl Encoder {
             self.output.ask_key();
         }
         self.sink.hold(Held { seq: frame.seq, stamps: frame.stamps, kind });
+        if self.shared.refusing.end.strikes() {
+            return Ok(());
+        }
         // A frame that the encoder refuses stays held and is counted with the end of the session.
         if let VideoOut::DroppedOutOfOrder = self.output.video(frame, &mut self.sink)? {
             self.sink.held.pop_back();
@@ -374,7 +377,9 @@ pub async fn publish(
                     What::Tables => {}
                 }
                 let length = bytes.len() as u64;
+                let refused = matches!(what, What::Video { .. }) && shared.refusing.publish.strikes();
                 let sent = match &mut writer {
+                    _ if refused => false,
                     None => false,
                     Some(open) => match open.write(bytes).await {
                         Ok(()) => true,

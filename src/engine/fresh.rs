@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::refusal::Refusal;
+
 /// How many of `queued` frames to skip before taking the next one.
 ///
 /// `cost` is the consumer's time for one frame, `interval` the time between two frames of the input, `budget` the
@@ -40,6 +42,7 @@ pub struct Fresh<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
     capacity: usize,
+    refusal: Refusal,
 }
 
 struct State<T> {
@@ -53,7 +56,12 @@ impl<T> Fresh<T> {
     /// An empty queue for at most `capacity` items.
     pub fn new(capacity: usize) -> Self {
         let state = State { items: VecDeque::with_capacity(capacity + 1), closed: false, woken: false };
-        Self { state: Mutex::new(state), changed: Condvar::new(), capacity }
+        Self { state: Mutex::new(state), changed: Condvar::new(), capacity, refusal: Refusal::default() }
+    }
+
+    /// The same queue, which pretends to be full as often as `refusal` says.
+    pub fn refusing(self, refusal: Refusal) -> Self {
+        Self { refusal, ..self }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -69,7 +77,8 @@ impl<T> Fresh<T> {
             return Some(item);
         }
         state.items.push_back(item);
-        let displaced = if state.items.len() > self.capacity { state.items.pop_front() } else { None };
+        let full = state.items.len() > self.capacity || self.refusal.strikes();
+        let displaced = if full { state.items.pop_front() } else { None };
         drop(state);
         self.changed.notify_one();
         displaced

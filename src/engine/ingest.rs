@@ -202,6 +202,9 @@ struct Sink<'a> {
 impl InputSink for Sink<'_> {
     fn video(&mut self, frame: VideoFrame) {
         let shared = self.shared;
+        if shared.refusing.decode.strikes() {
+            return self.event(InputEvent::Dropped { reason: DropReason::PoolEmpty, pts: Some(frame.pts) });
+        }
         shared.metrics.decoded.inc();
         shared.metrics.passed(Queue::Decode);
         shared.meter.arrived();
@@ -217,7 +220,7 @@ impl InputSink for Sink<'_> {
             shared.interval_us.store(self.interval.get().as_micros() as u64, Ordering::Relaxed);
         }
         self.last_pts = Some(frame.pts);
-        if !shared.ready() || frame.format != shared.format() {
+        if !shared.ready() || frame.format != shared.format() || shared.refusing.model.strikes() {
             // While the model loads every frame becomes a picture of the overlay, so that the rate and the timeline go on;
             // so does one that was converted just before the model opened, in a layout that it does not take.
             if !shared.overlay.load(Ordering::Relaxed) {

@@ -38,6 +38,7 @@ pub mod ingest;
 pub mod model;
 pub mod outbox;
 mod process;
+pub mod refusal;
 mod report;
 mod session;
 mod shared;

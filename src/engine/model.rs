@@ -452,7 +452,7 @@ mod tests {
             let metrics = Arc::new(Metrics::new().unwrap());
             let shared = {
                 let data = super::super::data::Data::new("", false, metrics.events_lost.clone());
-                Shared::new((1, 0), pipeline, &params, pool.clone(), (metrics, meter, data), now)
+                Shared::new((1, 0), pipeline, &params, pool.clone(), (metrics, meter, data), &Default::default(), now)
             };
             assert!(model.serve(shared.clone(), params));
             wait("the model opens", || shared.ready());
@@ -478,6 +478,19 @@ mod tests {
         fn in_force(&self) -> serde_json::Value {
             serde_json::Value::Object((*self.shared.parameters.in_force().given).clone())
         }
+    }
+
+    #[test]
+    fn frames_that_wait_when_a_session_ends_are_counted() {
+        let bench = Bench::new(json!({"frame_ms": 300, "load_ms": 0}));
+        let frame = |n| VideoFrame::take(&bench.pool, Size::new(64, 64), PixelFormat::I420, Timestamp(n)).unwrap();
+        assert!((0..5).all(|n| bench.shared.input.push(frame(n)).is_none()));
+        wait("the model begins", || bench.shared.busy[MODEL].get().is_some());
+        bench.shared.abort();
+        wait("the model is done", || bench.shared.meter.totals().lost() == 5);
+        // The one that the model had comes too late for the encoder.
+        let totals = bench.shared.meter.totals();
+        assert_eq!((totals.lost_at(Place::End), totals.lost_at(Place::Output)), (4, 1));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::refusal::Refusal;
 use crate::frame::{Stamps, Timestamp, VideoFrame};
 use crate::media::AudioPacket;
 
@@ -67,6 +68,7 @@ struct State {
 pub struct Outbox {
     state: Mutex<State>,
     changed: Condvar,
+    refusal: Refusal,
 }
 
 impl Default for Outbox {
@@ -83,7 +85,12 @@ impl Outbox {
             audio: VecDeque::with_capacity(AUDIO + 1),
             ..State::default()
         };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self { state: Mutex::new(state), changed: Condvar::new(), refusal: Refusal::default() }
+    }
+
+    /// The same queue, which pretends to be full of pictures as often as `refusal` says.
+    pub fn refusing(self, refusal: Refusal) -> Self {
+        Self { refusal, ..self }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -98,7 +105,8 @@ impl Outbox {
             return Some(picture);
         }
         state.video.push_back(picture);
-        let displaced = if state.video.len() > VIDEO { state.video.pop_front() } else { None };
+        let full = state.video.len() > VIDEO || self.refusal.strikes();
+        let displaced = if full { state.video.pop_front() } else { None };
         drop(state);
         self.changed.notify_one();
         displaced

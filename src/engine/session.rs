@@ -90,8 +90,8 @@ impl Handle {
         let numbers = (order.session, deps.slot);
         let request = &order.request;
         let data = Data::new(&request.data_url, request.figures, deps.metrics.events_lost.clone());
-        let shared =
-            Shared::new(numbers, pipeline, &checked, deps.pool.clone(), (deps.metrics.clone(), meter, data), now);
+        let (pool, counters) = (deps.pool.clone(), (deps.metrics.clone(), meter, data));
+        let shared = Shared::new(numbers, pipeline, &checked, pool, counters, &deps.config.refuse, now);
         shared.notice(format!("Loading {}…", pipeline.name()));
         deps.metrics.begin_session(deps.slot);
         shared.overlay.store(checked.show_reloading_frame, Ordering::Relaxed);

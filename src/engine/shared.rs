@@ -13,6 +13,7 @@ use super::data::Data;
 use super::faults::{Fault, Faults};
 use super::fresh::Fresh;
 use super::outbox::Outbox;
+use super::refusal::{Refusal, Refusals};
 use crate::frame::{FramePool, PixelFormat, VideoFrame};
 use crate::metering::{Meter, Metrics, Place, Queue};
 use crate::pipeline::{Checked, Pipeline};
@@ -169,6 +170,20 @@ pub struct Shared {
     pub input_pieces: OnceLock<mpsc::WeakSender<super::ingest::Piece>>,
     /// Pieces of output that wait.
     pub output_pieces: OnceLock<mpsc::WeakSender<super::egress::Piece>>,
+    /// What is refused on purpose besides the queues.
+    pub refusing: Refusing,
+}
+
+/// Places that refuse frames on purpose, where somebody asked for it.
+pub struct Refusing {
+    /// [`Place::Decode`].
+    pub decode: Refusal,
+    /// [`Place::Model`].
+    pub model: Refusal,
+    /// [`Place::End`].
+    pub end: Refusal,
+    /// [`Place::Publish`].
+    pub publish: Refusal,
 }
 
 /// Index into [`Shared::busy`].
@@ -191,6 +206,7 @@ impl Shared {
         params: &Checked,
         pool: FramePool,
         (metrics, meter, data): (Arc<Metrics>, Meter, Data),
+        refuse: &Refusals,
         now: Instant,
     ) -> Arc<Self> {
         let moment = || Moment::new(now);
@@ -200,8 +216,8 @@ impl Shared {
             pipeline,
             cancel: CancellationToken::new(),
             reading: CancellationToken::new(),
-            input: Fresh::new(INPUT_QUEUE),
-            output: Outbox::new(),
+            input: Fresh::new(INPUT_QUEUE).refusing(refuse.at(Place::Input)),
+            output: Outbox::new().refusing(refuse.at(Place::Output)),
             streams: Latest::default(),
             changed: Notify::new(),
             parameters: Parameters::new(params.clone()),
@@ -234,6 +250,12 @@ impl Shared {
             began: now,
             input_pieces: OnceLock::new(),
             output_pieces: OnceLock::new(),
+            refusing: Refusing {
+                decode: refuse.at(Place::Decode),
+                model: refuse.at(Place::Model),
+                end: refuse.at(Place::End),
+                publish: refuse.at(Place::Publish),
+            },
         })
     }
 
