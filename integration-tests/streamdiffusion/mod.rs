@@ -14,6 +14,7 @@ mod similar;
 mod stream;
 mod text;
 mod weights;
+mod workflow;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

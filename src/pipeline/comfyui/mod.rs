@@ -4,6 +4,7 @@
 //! such as a text encoder, runs again at that moment. An update that needs other graphs is loaded beside the stream.
 
 mod params;
+mod piped;
 mod processor;
 mod run;
 

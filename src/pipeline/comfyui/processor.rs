@@ -1,16 +1,17 @@
 //! A loaded workflow.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::params::{self, Fallback};
-use super::run::{Stages, Write};
+use super::piped::{self, Piping};
+use super::run::{Stages, Turn, Write};
 use crate::frame::{FramePool, PixelFormat, Size, VideoFrame};
 use crate::graph::DType;
 use crate::inference::{InferenceError, Provider, Runtime};
 use crate::pipeline::{Applied, Checked, FrameProcessor, Instead, LoadContext, ParamError, PipelineError};
-use crate::workflow::lower::{EncodeError, Env, LiveTensor, WidgetRef, lower};
+use crate::workflow::lower::{EncodeError, Env, LiveTensor, Piped, WidgetRef, lower};
 use crate::workflow::{Change, Plan, change};
 
 /// A workflow whose graphs are loaded.
@@ -22,6 +23,8 @@ pub struct Workflow {
     shows: bool,
     /// Every live port: stage, port, and what it follows.
     live: Vec<(usize, usize, LiveTensor)>,
+    /// Every stage that is a pipeline.
+    pipelines: Vec<(usize, Piped)>,
     shaping: HashSet<WidgetRef>,
     fallback: Fallback,
     pool: FramePool,
@@ -63,23 +66,29 @@ impl Workflow {
         (cx.progress)("building the graph");
         let lowered = lower(&plan, &env).map_err(|refused| params::wrong("prompt", &refused))?;
         let live: Vec<_> = lowered.live().map(|(stage, port, live)| (stage, port, live.clone())).collect();
-        let writes = encode(&plan, live.iter()).map_err(|refit| match refit {
-            Refit::Wrong(error) => error.into(),
-            Refit::Graph => failed("the settings do not fit the graph that was made for them"),
-        })?;
+        let writes = encode(&plan, live.iter()).map_err(unfit)?;
+        let pipelines: Vec<_> = lowered.pipelines().map(|(stage, piped)| (stage, piped.clone())).collect();
         let shaping = lowered.shaping.clone();
         for note in plan.notes.iter().chain(&lowered.notes) {
             tracing::info!("Workflow: {note}.");
         }
+        let mut loaded = HashMap::new();
+        for (stage, checked) in checked_of(&plan, pipelines.iter()).map_err(unfit)? {
+            if let Some((_, piped)) = pipelines.iter().find(|(at, _)| *at == stage) {
+                loaded.insert(stage, Piping::load(cx, piped, checked)?);
+            }
+        }
         (cx.progress)("loading the graph");
         let shows = lowered.shown.is_some();
-        let stages = Stages::load(runtime, cx.inference, env.precision, lowered, &scratch.0, writes).map_err(failed)?;
+        let stages = Stages::load(runtime, cx.inference, env.precision, lowered, &scratch.0, writes, loaded);
+        let stages = stages.map_err(failed)?;
         let mut workflow = Self {
             plan,
             size,
             stages,
             shows,
             live,
+            pipelines,
             shaping,
             fallback: params::fallback_of(checked),
             pool: cx.pool.clone(),
@@ -93,24 +102,53 @@ impl Workflow {
         Ok(workflow)
     }
 
-    /// The tensors that follow any of `widgets`, for the settings of `plan`.
-    fn writes(&self, plan: &Plan, widgets: &[WidgetRef]) -> Result<Vec<Write>, Refit> {
+    /// The tensors and the pipelines' parameters that follow any of `widgets`, for the settings of `plan`.
+    fn writes(&self, plan: &Plan, widgets: &[WidgetRef]) -> Result<(Vec<Write>, Vec<Turn>), Refit> {
         if widgets.iter().any(|widget| self.shaping.contains(widget)) {
             return Err(Refit::Graph);
         }
-        encode(plan, self.live.iter().filter(|(.., live)| live.widgets.iter().any(|at| widgets.contains(at))))
+        let follows = |these: &[WidgetRef]| these.iter().any(|at| widgets.contains(at));
+        let writes = encode(plan, self.live.iter().filter(|(.., live)| follows(&live.widgets)))?;
+        let turned = checked_of(plan, self.pipelines.iter().filter(|(_, piped)| follows(&piped.params.widgets)))?;
+        Ok((writes, turned))
     }
+}
+
+fn unfit(refit: Refit) -> PipelineError {
+    match refit {
+        Refit::Wrong(error) => error.into(),
+        Refit::Graph => failed("the settings do not fit the graph that was made for them"),
+    }
+}
+
+/// What `error` is of the node that `widget` belongs to.
+fn refit(plan: &Plan, widget: Option<&WidgetRef>, error: EncodeError) -> Refit {
+    match error {
+        EncodeError::Graph => Refit::Graph,
+        EncodeError::Wrong(reason) => {
+            let node = widget.and_then(|at| plan.nodes.get(at.node));
+            let place = node.map(|node| format!("node {} ({}): ", node.id, node.class.name)).unwrap_or_default();
+            Refit::Wrong(ParamError { field: "prompt".to_owned(), reason: format!("{place}{reason}") })
+        }
+    }
+}
+
+/// The checked parameters of `pipelines`.
+fn checked_of<'a>(plan: &Plan, pipelines: impl Iterator<Item = &'a (usize, Piped)>) -> Result<Vec<Turn>, Refit> {
+    let one = |(stage, piped): &(usize, Piped)| {
+        let params = piped.params.encode(plan);
+        let checked = params
+            .and_then(|params| piped::check(piped, params).map_err(|error| EncodeError::Wrong(error.to_string())));
+        // The sampler's own widgets come last.
+        checked.map(|checked| (*stage, checked)).map_err(|error| refit(plan, piped.params.widgets.last(), error))
+    };
+    pipelines.map(one).collect()
 }
 
 fn encode<'a>(plan: &Plan, ports: impl Iterator<Item = &'a (usize, usize, LiveTensor)>) -> Result<Vec<Write>, Refit> {
     let write = |(stage, port, live): &(usize, usize, LiveTensor)| match live.encode(plan) {
         Ok(data) => Ok((*stage, *port, data)),
-        Err(EncodeError::Graph) => Err(Refit::Graph),
-        Err(EncodeError::Wrong(reason)) => {
-            let node = live.widgets.first().and_then(|at| plan.nodes.get(at.node));
-            let place = node.map(|node| format!("node {} ({}): ", node.id, node.class.name)).unwrap_or_default();
-            Err(Refit::Wrong(ParamError { field: "prompt".to_owned(), reason: format!("{place}{reason}") }))
-        }
+        Err(error) => Err(refit(plan, live.widgets.first(), error)),
     };
     ports.map(write).collect()
 }
@@ -127,8 +165,12 @@ impl FrameProcessor for Workflow {
         let plan = params::plan_of(checked)?;
         let Change::Widgets(widgets) = change(&self.plan, &plan) else { return Ok(Applied::NeedsReload) };
         match self.writes(&plan, &widgets) {
-            Ok(writes) => {
-                self.stages.write(writes).map_err(frame_error)?;
+            Ok((writes, turned)) => {
+                let Some(old) = self.stages.turn(turned)? else { return Ok(Applied::NeedsReload) };
+                if let Err(error) = self.stages.write(writes) {
+                    self.stages.turn_back(old);
+                    return Err(frame_error(error));
+                }
                 self.plan = plan;
                 self.fallback = params::fallback_of(checked);
                 Ok(Applied::Now)
@@ -153,6 +195,10 @@ impl FrameProcessor for Workflow {
             Ok(()) => Ok(out),
             Err(error) => Err(instead(self.fallback, error.to_string(), frame, out)),
         }
+    }
+
+    fn similar(&self) -> bool {
+        self.stages.similar()
     }
 
     fn reset(&mut self) {

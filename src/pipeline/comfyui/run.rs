@@ -1,11 +1,14 @@
 //! Lowered stages on ONNX Runtime: sessions, the buffers between them, and changes that apply whole or not at all.
 
+use std::collections::HashMap;
 use std::path::Path;
 
+use super::piped::{Picture, Piping};
 use crate::graph::DType;
 use crate::inference::{
     Config, Feed as Fed, Fetch, Graph, InferenceError, Input, Load, Output, Precision, Runtime, Session,
 };
+use crate::pipeline::{Checked, PipelineError};
 use crate::workflow::lower::{Body, Data, Feed, HostStage, Lowered, Port, Stage};
 
 /// An input of a session, by its type.
@@ -73,6 +76,7 @@ fn signed(shape: &[u64]) -> Vec<i64> {
 enum Runs {
     Graph { session: Box<Session>, inputs: Vec<In>, outputs: Vec<Out> },
     Host(Box<dyn HostStage>),
+    Pipeline(Box<Piping>),
 }
 
 /// A stage that is loaded.
@@ -89,6 +93,9 @@ struct Loaded {
 /// A tensor for a port: stage, port, elements.
 pub type Write = (usize, usize, Data);
 
+/// Parameters for a pipeline: stage, parameters.
+pub type Turn = (usize, Checked);
+
 /// Every stage of a workflow.
 pub struct Stages {
     stages: Vec<Loaded>,
@@ -96,7 +103,8 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Loads the graphs, which compute in `precision`. `writes` has the elements of every live port.
+    /// Loads the graphs, which compute in `precision`. `writes` has the elements of every live port, `pipelines` the stages that
+    /// are one.
     pub fn load(
         runtime: &'static Runtime,
         config: &Config,
@@ -104,13 +112,14 @@ impl Stages {
         lowered: Lowered,
         scratch: &Path,
         writes: Vec<Write>,
+        mut pipelines: HashMap<usize, Piping>,
     ) -> Result<Self, InferenceError> {
         let precision = if precision == DType::F16 { Precision::Fp16 } else { Precision::Fp32 };
         let load = Load { precision, ..Load::new(config) };
         let mut stages = Vec::with_capacity(lowered.stages.len());
         for (i, stage) in lowered.stages.into_iter().enumerate() {
             let beside = lowered.beside.then(|| scratch.join(format!("stage-{i}.onnx")));
-            stages.push(Loaded::new(runtime, &load, stage, beside.as_deref())?);
+            stages.push(Loaded::new(runtime, &load, stage, beside.as_deref(), pipelines.remove(&i))?);
         }
         let mut all = Self { stages, shown: lowered.shown };
         all.fill(writes)?;
@@ -183,6 +192,42 @@ impl Stages {
         Ok(())
     }
 
+    /// Puts new parameters of pipelines in force, all of them, and gives what was before; or changes nothing: `None` when one of
+    /// them needs another graph.
+    pub fn turn(&mut self, all: Vec<Turn>) -> Result<Option<Vec<Turn>>, PipelineError> {
+        let mut old = Vec::with_capacity(all.len());
+        for (stage, checked) in all {
+            let Some(Runs::Pipeline(piping)) = self.stages.get_mut(stage).map(|stage| &mut stage.runs) else {
+                continue;
+            };
+            match piping.turn(checked) {
+                Ok(Some(before)) => old.push((stage, before)),
+                other => {
+                    self.turn_back(old);
+                    return other.map(|_| None);
+                }
+            }
+        }
+        Ok(Some(old))
+    }
+
+    /// Puts parameters in force that were before.
+    pub fn turn_back(&mut self, old: Vec<Turn>) {
+        for (stage, checked) in old.into_iter().rev() {
+            if let Some(Runs::Pipeline(piping)) = self.stages.get_mut(stage).map(|stage| &mut stage.runs)
+                && let Err(error) = piping.turn(checked)
+            {
+                tracing::error!(%error, "Parameters that were in force could not be put back.");
+            }
+        }
+    }
+
+    /// Whether what was shown last is the picture before once more.
+    pub fn similar(&self) -> bool {
+        let shown = self.shown.and_then(|(stage, _)| self.stages.get(stage));
+        matches!(shown.map(|stage| &stage.runs), Some(Runs::Pipeline(piping)) if piping.similar())
+    }
+
     fn once(&mut self, i: usize) -> Result<(), InferenceError> {
         self.stages[i].run(&[], None, None)?;
         self.spread(i, &mut Vec::new())
@@ -225,8 +270,10 @@ impl Stages {
                     zero(state);
                 }
             }
-            if let Runs::Host(host) = &mut stage.runs {
-                host.reset();
+            match &mut stage.runs {
+                Runs::Host(host) => host.reset(),
+                Runs::Pipeline(piping) => piping.reset(),
+                Runs::Graph { .. } => {}
             }
         }
     }
@@ -246,11 +293,16 @@ impl Loaded {
         load: &Load<'_>,
         stage: Stage,
         beside: Option<&Path>,
+        pipeline: Option<Piping>,
     ) -> Result<Self, InferenceError> {
         let model = |error: crate::graph::GraphError| InferenceError::Model(error.to_string());
         let zeros = |port: &Port| Data::zeros(port.dtype, port.shape.iter().product::<u64>() as usize);
         let runs = match stage.body {
             Body::Host(host) => Runs::Host(host),
+            Body::StreamDiffusion(_) => match pipeline {
+                Some(piping) => Runs::Pipeline(Box::new(piping)),
+                None => return Err(InferenceError::Run("a pipeline of the workflow is not loaded".to_owned())),
+            },
             Body::Graph(graph) => {
                 let load = Load { name: &stage.name, frames: stage.live, ..*load };
                 let mut session = match beside {
@@ -319,6 +371,33 @@ impl Loaded {
     ) -> Result<(), InferenceError> {
         let Self { runs, feeds, held, outputs, .. } = self;
         match runs {
+            Runs::Pipeline(piping) => {
+                let picture = match (feeds.first(), from) {
+                    (Some(Feed::Frame), Some(from)) => Some(Picture::Bytes(from)),
+                    (Some(Feed::Bridge { stage, output }), _) => {
+                        let held = held.first().and_then(Option::as_ref);
+                        let made = held.or_else(|| before.get(*stage)?.outputs.get(*output));
+                        made.and_then(|made| match made {
+                            Data::U8(bytes) => Some(Picture::Bytes(bytes)),
+                            Data::F32(floats) => Some(Picture::Floats(floats)),
+                            Data::I64(_) => None,
+                        })
+                    }
+                    _ => None,
+                };
+                let picture = picture.ok_or_else(|| InferenceError::Run("a stage is not fed".to_owned()))?;
+                let (first, rest) = outputs.split_at_mut(1);
+                match (shown, first) {
+                    // What it shows goes out as it is; other stages that take it too find it in the output.
+                    (Some((0, to)), [Data::U8(bytes)]) => {
+                        piping.run(picture, to, rest.first_mut())?;
+                        bytes.copy_from_slice(to);
+                        Ok(())
+                    }
+                    (None, [Data::U8(bytes)]) => piping.run(picture, bytes, rest.first_mut()),
+                    _ => Err(mixed()),
+                }
+            }
             Runs::Host(host) => {
                 // What a host stage takes is on the host already.
                 let mut inputs = Vec::with_capacity(feeds.len());

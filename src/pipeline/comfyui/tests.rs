@@ -274,8 +274,9 @@ mod random {
         let writes = writes.collect::<Result<_, _>>().map_err(|error| format!("not encoded: {error:?}"))?;
         let config = Config::default();
         let runtime = Runtime::load(&config).map_err(|error| error.to_string())?;
-        let mut stages = Stages::load(runtime, &config, env.precision, lowered, &nowhere, writes)
-            .map_err(|error| error.to_string())?;
+        let mut stages =
+            Stages::load(runtime, &config, env.precision, lowered, &nowhere, writes, std::collections::HashMap::new())
+                .map_err(|error| error.to_string())?;
         let bytes = (SIDES[0] * SIDES[1] * 3) as usize;
         let from: Vec<u8> = (0..bytes).map(|i| (i * 7 % 256) as u8).collect();
         let mut once = vec![0; bytes];

@@ -63,6 +63,17 @@ pub fn name_of(family: Family) -> &'static str {
     }
 }
 
+/// As [`Pipeline::check`], with the steps of `t_index_list` in any order, as the nodes of ComfyUI take them.
+///
+/// # Errors
+/// As there.
+pub fn check_in_any_order(params: &Params) -> Result<Checked, ParamError> {
+    params::check_in_any_order(params)
+}
+
+/// The `model_id` of the small model with made-up weights.
+pub const MADE_UP: &str = params::TINY;
+
 impl Pipeline for StreamDiffusion {
     fn name(&self) -> &'static str {
         self.name

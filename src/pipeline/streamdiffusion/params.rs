@@ -248,6 +248,20 @@ const NESTED: &[&str] = &[
 
 /// Checks `params` and fills in the defaults.
 pub(super) fn check(params: &Params) -> Result<Checked, ParamError> {
+    let checked = check_in_any_order(params)?;
+    let list = Settings::of(&checked)?.live.t_index;
+    match list.windows(2).find(|pair| pair[1] < pair[0]) {
+        None => Ok(checked),
+        Some(pair) => {
+            let reason =
+                format!("Value error, t_index_list must be in non-decreasing order. {} < {}", pair[1], pair[0]);
+            Err(refused("t_index_list", reason))
+        }
+    }
+}
+
+/// As [`check`], with `t_index_list` in any order, as the nodes of ComfyUI take it.
+pub(super) fn check_in_any_order(params: &Params) -> Result<Checked, ParamError> {
     if let Some(extra) = params.keys().find(|key| {
         !NESTED.contains(&key.as_str()) && !BASE.iter().chain(FIELDS).any(|field| field.name == key.as_str())
     }) {
@@ -453,11 +467,6 @@ fn t_index(given: &Value, inference_steps: u32) -> Result<Vec<u32>, ParamError> 
                 inference_steps.saturating_sub(1)
             ));
         };
-        if let Some(&before) = list.last()
-            && n < before
-        {
-            return wrong(format!("Value error, t_index_list must be in non-decreasing order. {n} < {before}"));
-        }
         list.push(n);
     }
     Ok(list)

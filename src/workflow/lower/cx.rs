@@ -1,11 +1,15 @@
 //! What a node's function is given.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::stage::{Build, EncodeError, Feed, HostStage, LiveTensor, WidgetRef};
+use serde_json::{Map, Value as Json};
+
+use super::stage::{Build, EncodeError, Feed, HostStage, LiveParams, LiveTensor, Piped, WidgetRef};
 use super::value::{Data, Sym, Value};
 use super::{Env, LowerError};
-use crate::graph::{DType, GraphBuilder, GraphError, Tensor};
+use crate::graph::{DType, GraphBuilder, GraphError, Interpolation, Tensor};
+use crate::models::weights::Family;
 use crate::workflow::plan::{Fed, Node, Plan};
 use crate::workflow::value::Setting;
 
@@ -30,6 +34,9 @@ enum Source {
 
 /// A tensor that follows widgets, as a host stage is given it: its type, its shape, the widgets and the encoder.
 pub type Follow = (DType, Vec<u64>, LiveTensor);
+
+/// One parameter of a pipeline: its name, what stands for it, and how that is read.
+pub type Param = (&'static str, Value, fn(&Setting) -> Result<Json, String>);
 
 impl<'a> Cx<'a> {
     pub(super) fn new(
@@ -419,6 +426,96 @@ impl<'a> Cx<'a> {
             self.bounded(shape.iter().try_fold(1_u64, |product, &n| product.checked_mul(n)))?;
         }
         self.build.host(stage, inputs, live, outputs, body)
+    }
+
+    /// Fills the host stage that this node is with the pipeline `streamdiffusion`: it takes what is linked to `input`, scaled to
+    /// `size` (width, height) where it must be, and gives a picture f32 (1, H, W, 3). `fixed` are its parameters, and those of
+    /// `given` follow their widgets.
+    ///
+    /// # Errors
+    /// For a class that is not declared with [`Class::host`](crate::workflow::class::Class::host), for what is no picture, and
+    /// for settings of now that cannot be read.
+    pub fn pipeline(
+        &mut self,
+        input: &str,
+        size: [u32; 2],
+        model: Option<(PathBuf, Family)>,
+        fixed: Map<String, Json>,
+        given: Vec<Param>,
+    ) -> Result<Value, LowerError> {
+        let stage = self.stage()?;
+        let mut picture = self.sym(input)?;
+        let (_, shape) = self.shape(picture)?;
+        let [1, height, width, 3] = shape[..] else {
+            return Err(self.refuse(input, format!("one picture of three channels is needed, not {shape:?}"), ""));
+        };
+        let [wide, high] = size.map(u64::from);
+        if [width, height] != [wide, high] {
+            let scale = |g: &mut GraphBuilder, x: &Tensor| {
+                let x = g.transpose(x, &[0, 3, 1, 2])?;
+                let x = g.resize(&x, high, wide, Interpolation::Linear)?;
+                g.transpose(&x, &[0, 2, 3, 1])
+            };
+            let reason = format!("it is {width}×{height}, the model takes {wide}×{high}");
+            let scaled = self.build.changed(picture, scale)?;
+            picture = scaled.ok_or_else(|| self.refuse(input, reason.clone(), "put ImageScale between them"))?;
+            self.note(format!("{reason}; it is scaled"));
+        }
+        let params = self.params(fixed, given)?;
+        let sym = self.build.pipeline(stage, picture, Piped { size, model, params })?;
+        Ok(Value::Tensor(sym))
+    }
+
+    fn params(&self, fixed: Map<String, Json>, given: Vec<Param>) -> Result<LiveParams, LowerError> {
+        let mut widgets = Vec::new();
+        let mut known = Vec::with_capacity(given.len());
+        for (name, value, read) in given {
+            let setting = match value {
+                Value::Widget(at) => {
+                    widgets.push(at);
+                    None
+                }
+                Value::Int(n) => Some(Setting::Int(n.into())),
+                Value::Float(n) => Some(Setting::Float(n)),
+                Value::Bool(b) => Some(Setting::Bool(b)),
+                Value::Text(text) => Some(Setting::Text(text)),
+                _ => return Err(self.refuse("", format!("{name} is not known beforehand"), "type a value in")),
+            };
+            known.push((name, setting, read));
+        }
+        let encode = move |given: &[Setting]| {
+            let mut given = given.iter();
+            let mut params = fixed.clone();
+            for (name, setting, read) in &known {
+                let setting = setting.as_ref().or_else(|| given.next()).ok_or(EncodeError::Graph)?;
+                let value = read(setting).map_err(|reason| EncodeError::Wrong(format!("{name}: {reason}")))?;
+                params.insert((*name).to_owned(), value);
+            }
+            Ok(params)
+        };
+        let params = LiveParams { widgets, encode: Arc::new(encode) };
+        match params.encode(self.plan) {
+            Ok(_) => Ok(params),
+            Err(EncodeError::Wrong(reason)) => Err(self.refuse("", reason, "")),
+            Err(EncodeError::Graph) => Err(self.refuse("", "its settings are not known beforehand", "")),
+        }
+    }
+
+    /// Says that `value`, f32 (1, H, W, 3), is the picture that comes in.
+    pub fn is_camera(&mut self, value: &Value) {
+        if let Value::Tensor(sym) = value {
+            self.build.is_camera(*sym);
+        }
+    }
+
+    /// Shows what is linked to `input` as it is, if it is the bytes of a picture of the stream's size outside of any graph.
+    /// Whether it is.
+    ///
+    /// # Errors
+    /// When no tensor is linked.
+    pub fn show_bytes(&mut self, input: &str) -> Result<bool, LowerError> {
+        let sym = self.sym(input)?;
+        Ok(self.build.show_bytes(sym, self.env.size))
     }
 
     /// Shows `picture`, u8 (1, H, W, 3) of this node's graph. The first picture that is shown is the stream's.

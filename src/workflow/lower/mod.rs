@@ -5,8 +5,11 @@ mod cx;
 mod stage;
 mod value;
 
-pub use cx::{Cx, Follow, MAX_ELEMENTS, State};
-pub use stage::{Body, Encode, EncodeError, Feed, HostStage, LiveTensor, Lowered, Made, Port, Stage, WidgetRef};
+pub use cx::{Cx, Follow, MAX_ELEMENTS, Param, State};
+pub use stage::{
+    Body, Encode, EncodeError, EncodeParams, Feed, HostStage, LiveParams, LiveTensor, Lowered, Made, Piped, Port,
+    Stage, WidgetRef, to_bytes,
+};
 pub use value::{Data, Held, Sym, Value};
 
 use std::path::PathBuf;

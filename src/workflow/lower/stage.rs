@@ -1,11 +1,15 @@
 //! What comes out of lowering: graphs and host stages in the order in which they run, and what feeds them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use serde_json::{Map, Value as Json};
 
 use super::LowerError;
 use super::value::{Data, Sym, Value};
 use crate::graph::{DType, GraphBuilder, GraphError, Model, Tensor};
+use crate::models::weights::Family;
 use crate::workflow::plan::{Fed, Place, Plan};
 use crate::workflow::value::Setting;
 
@@ -46,11 +50,48 @@ impl LiveTensor {
     /// # Errors
     /// Those of the encoder.
     pub fn encode(&self, plan: &Plan) -> Result<Data, EncodeError> {
-        let settings: Option<Vec<Setting>> =
-            self.widgets.iter().map(|at| plan.nodes.get(at.node)?.setting(at.input).cloned()).collect();
-        // Another link in place of a widget is another graph.
-        (self.encode)(&settings.ok_or(EncodeError::Graph)?)
+        (self.encode)(&settings(plan, &self.widgets)?)
     }
+}
+
+/// What stands in `widgets`. Another link in place of a widget is another graph.
+fn settings(plan: &Plan, widgets: &[WidgetRef]) -> Result<Vec<Setting>, EncodeError> {
+    let settings = widgets.iter().map(|at| plan.nodes.get(at.node)?.setting(at.input).cloned());
+    settings.collect::<Option<_>>().ok_or(EncodeError::Graph)
+}
+
+/// Settings to parameters of a pipeline.
+pub type EncodeParams = Arc<dyn Fn(&[Setting]) -> Result<Map<String, Json>, EncodeError> + Send + Sync>;
+
+/// Parameters of a pipeline that follow widgets.
+#[derive(Clone)]
+pub struct LiveParams {
+    /// The widgets, in the order in which `encode` takes their settings.
+    pub widgets: Vec<WidgetRef>,
+    /// Settings to parameters.
+    pub encode: EncodeParams,
+}
+
+impl LiveParams {
+    /// The parameters for the settings in `plan`.
+    ///
+    /// # Errors
+    /// Those of the encoder.
+    pub fn encode(&self, plan: &Plan) -> Result<Map<String, Json>, EncodeError> {
+        (self.encode)(&settings(plan, &self.widgets)?)
+    }
+}
+
+/// The pipeline `streamdiffusion` as a stage. Its one port takes a picture (1, H, W, 3), as bytes or as f32 from 0 to 1; its
+/// first output is such a picture as bytes, a second one the same as f32.
+#[derive(Clone)]
+pub struct Piped {
+    /// Width and height in pixels.
+    pub size: [u32; 2],
+    /// Where the weights lie, a folder or a file, and their line. `None` for the small made-up model `weir/tiny`.
+    pub model: Option<(PathBuf, Family)>,
+    /// Its parameters, but for the model's name.
+    pub params: LiveParams,
 }
 
 /// What feeds a port.
@@ -125,6 +166,8 @@ pub enum Body {
     Graph(Box<Model>),
     /// A function on the host.
     Host(Box<dyn HostStage>),
+    /// A pipeline.
+    StreamDiffusion(Box<Piped>),
 }
 
 /// One stage.
@@ -158,6 +201,14 @@ pub struct Lowered {
 }
 
 impl Lowered {
+    /// The stages that are pipelines.
+    pub fn pipelines(&self) -> impl Iterator<Item = (usize, &Piped)> {
+        self.stages.iter().enumerate().filter_map(|(s, stage)| match &stage.body {
+            Body::StreamDiffusion(piped) => Some((s, &**piped)),
+            _ => None,
+        })
+    }
+
     /// The ports that follow a widget.
     pub fn live(&self) -> impl Iterator<Item = (usize, usize, &LiveTensor)> {
         self.stages.iter().enumerate().flat_map(|(s, stage)| {
@@ -177,6 +228,8 @@ enum At {
         output: usize,
         dtype: DType,
         shape: Vec<u64>,
+        /// Whether the bytes are those of a picture, which is f32 from 0 to 1 to whoever asks.
+        picture: bool,
     },
 }
 
@@ -188,6 +241,7 @@ struct Symbol {
 enum Making {
     Graph(Option<Box<GraphBuilder>>),
     Host(Option<Box<dyn HostStage>>),
+    StreamDiffusion(Box<Piped>),
 }
 
 struct Draft {
@@ -212,6 +266,8 @@ pub struct Build {
     /// The stage of each host node.
     hosts: HashMap<usize, usize>,
     symbols: Vec<Symbol>,
+    /// Symbols that are the picture that comes in, f32 from 0 to 1.
+    cameras: HashSet<Sym>,
     /// What each node gave.
     values: Vec<Option<Vec<Value>>>,
     pub shown: Option<(usize, usize)>,
@@ -227,6 +283,7 @@ impl Build {
             stages: BTreeMap::new(),
             hosts: HashMap::new(),
             symbols: Vec::new(),
+            cameras: HashSet::new(),
             values: vec![None; plan.nodes.len()],
             shown: None,
             shaping: HashSet::new(),
@@ -303,8 +360,27 @@ impl Build {
     pub fn shape(&self, sym: Sym) -> (DType, Option<Vec<u64>>) {
         match &self.symbols[sym.0].at {
             At::Graph(tensor) => (tensor.dtype(), tensor.shape().fixed()),
+            At::Host { picture: true, shape, .. } => (DType::F32, Some(shape.clone())),
             At::Host { dtype, shape, .. } => (*dtype, Some(shape.clone())),
         }
+    }
+
+    /// `sym` is the picture that comes in, f32 from 0 to 1.
+    pub fn is_camera(&mut self, sym: Sym) {
+        self.cameras.insert(sym);
+    }
+
+    /// `sym` with operators behind it, in its own graph. `None` for what a host stage gives.
+    pub fn changed(
+        &mut self,
+        sym: Sym,
+        with: impl FnOnce(&mut GraphBuilder, &Tensor) -> Result<Tensor, GraphError>,
+    ) -> Result<Option<Sym>, LowerError> {
+        let Symbol { stage, at: At::Graph(tensor) } = &self.symbols[sym.0] else { return Ok(None) };
+        let (stage, tensor) = (*stage, tensor.clone());
+        let Some(graph) = self.graph(stage) else { return Ok(None) };
+        let tensor = with(graph, &tensor)?;
+        Ok(Some(self.symbol(stage, tensor)))
     }
 
     /// A new input of a graph stage.
@@ -346,12 +422,16 @@ impl Build {
             return Ok(tensor.clone());
         }
         let (own, _) = self.shape(sym);
+        let picture = matches!(self.symbols[sym.0].at, At::Host { picture: true, .. });
         let (feed, dtype, shape) = self.bridge(sym)?;
         let mut tensor = self.input(stage, dtype, shape, feed)?;
         if own != dtype
             && let Some(graph) = self.graph(stage)
         {
             tensor = graph.cast(&tensor, own)?;
+            if picture {
+                tensor = graph.div_scalar(&tensor, 255.0)?;
+            }
         }
         self.draft(stage)?.brought.insert(sym, tensor.clone());
         Ok(tensor)
@@ -363,7 +443,9 @@ impl Build {
         let Symbol { stage, at } = &self.symbols[sym.0];
         let stage = *stage;
         match at {
-            At::Host { output, dtype, shape } => Ok((Feed::Bridge { stage, output: *output }, *dtype, shape.clone())),
+            At::Host { output, dtype, shape, .. } => {
+                Ok((Feed::Bridge { stage, output: *output }, *dtype, shape.clone()))
+            }
             At::Graph(tensor) => {
                 let mut tensor = tensor.clone();
                 let shape = fixed(&tensor)?;
@@ -426,7 +508,7 @@ impl Build {
         body: Box<dyn HostStage>,
     ) -> Result<Vec<Sym>, LowerError> {
         for &sym in inputs {
-            let (feed, dtype, shape) = self.bridge(sym)?;
+            let (feed, dtype, shape) = self.floats(sym)?;
             let inputs = &mut self.draft(stage)?.inputs;
             inputs.push(Port { name: format!("in_{}", inputs.len()), dtype, shape, feed });
         }
@@ -439,7 +521,8 @@ impl Build {
             let made = &mut self.draft(stage)?.outputs;
             let output = made.len();
             made.push(Made { name: format!("out_{output}"), dtype: *dtype, shape: shape.clone() });
-            self.symbols.push(Symbol { stage, at: At::Host { output, dtype: *dtype, shape: shape.clone() } });
+            let at = At::Host { output, dtype: *dtype, shape: shape.clone(), picture: false };
+            self.symbols.push(Symbol { stage, at });
             syms.push(Sym(self.symbols.len() - 1));
         }
         match &mut self.draft(stage)?.making {
@@ -447,6 +530,53 @@ impl Build {
             _ => return Err(GraphError::Invalid("it is no host stage, or filled already".to_owned()).into()),
         }
         Ok(syms)
+    }
+
+    /// As [`Self::bridge`], where pictures are always f32.
+    fn floats(&mut self, sym: Sym) -> Result<(Feed, DType, Vec<u64>), LowerError> {
+        let Symbol { stage, at: At::Host { picture: true, shape, .. } } = &self.symbols[sym.0] else {
+            return self.bridge(sym);
+        };
+        let (stage, shape) = (*stage, shape.clone());
+        let made = &mut self.draft(stage)?.outputs;
+        if made.len() == 1 {
+            made.push(Made { name: "out_1".to_owned(), dtype: DType::F32, shape: shape.clone() });
+        }
+        Ok((Feed::Bridge { stage, output: 1 }, DType::F32, shape))
+    }
+
+    /// Fills a host stage with a pipeline, which takes `picture`, f32 (1, H, W, 3) of the pipeline's size.
+    pub fn pipeline(&mut self, stage: usize, picture: Sym, piped: Piped) -> Result<Sym, LowerError> {
+        let shape = vec![1, piped.size[1].into(), piped.size[0].into(), 3];
+        let (feed, dtype) = if self.cameras.contains(&picture) {
+            (Feed::Frame, DType::U8)
+        } else {
+            // Bytes where a graph can make them; what comes from the host may be floats.
+            let bytes = self.changed(picture, to_bytes)?.unwrap_or(picture);
+            let (feed, dtype, _) = self.bridge(bytes)?;
+            (feed, dtype)
+        };
+        let draft = self.draft(stage)?;
+        if !matches!(draft.making, Making::Host(None)) {
+            return Err(GraphError::Invalid("it is no host stage, or filled already".to_owned()).into());
+        }
+        draft.making = Making::StreamDiffusion(Box::new(piped));
+        draft.inputs.push(Port { name: "picture".to_owned(), dtype, shape: shape.clone(), feed });
+        draft.outputs.push(Made { name: "picture_out".to_owned(), dtype: DType::U8, shape: shape.clone() });
+        self.symbols.push(Symbol { stage, at: At::Host { output: 0, dtype: DType::U8, shape, picture: true } });
+        Ok(Sym(self.symbols.len() - 1))
+    }
+
+    /// Shows `sym` without a graph, if it is a picture's bytes of `size` (width, height) already.
+    pub fn show_bytes(&mut self, sym: Sym, size: [u32; 2]) -> bool {
+        let Symbol { stage, at: At::Host { output, shape, picture: true, .. } } = &self.symbols[sym.0] else {
+            return false;
+        };
+        let fits = *shape == [1, size[1].into(), size[0].into(), 3];
+        if fits && self.shown.is_none() {
+            self.shown = Some((*stage, *output));
+        }
+        fits
     }
 
     fn draft(&mut self, stage: usize) -> Result<&mut Draft, LowerError> {
@@ -466,6 +596,7 @@ impl Build {
             let body = match draft.making {
                 Making::Graph(Some(graph)) => Body::Graph(Box::new(graph.finish()?)),
                 Making::Host(Some(host)) => Body::Host(host),
+                Making::StreamDiffusion(piped) => Body::StreamDiffusion(piped),
                 Making::Graph(None) | Making::Host(None) => {
                     return Err(GraphError::Invalid("a stage has nothing to run".to_owned()));
                 }
@@ -544,6 +675,14 @@ fn carried(dtype: DType) -> DType {
         DType::U8 | DType::Bool => DType::U8,
         DType::I32 | DType::I64 => DType::I64,
     }
+}
+
+/// `⌊clamp(255 · x, 0, 255)⌋`
+pub fn to_bytes(g: &mut GraphBuilder, x: &Tensor) -> Result<Tensor, GraphError> {
+    let x = g.mul_scalar(x, 255.0)?;
+    let x = g.clip(&x, 0.0, 255.0)?;
+    // A cast cuts off.
+    g.cast(&x, DType::U8)
 }
 
 fn fixed(tensor: &Tensor) -> Result<Vec<u64>, GraphError> {

@@ -1,9 +1,9 @@
 //! Where pictures come in and go out.
 
-use crate::graph::{DType, Tensor};
+use crate::graph::DType;
 use crate::workflow::class::input::{file, float, image, text};
 use crate::workflow::class::{Class, Medium, out};
-use crate::workflow::lower::{Cx, Data, LowerError, Value};
+use crate::workflow::lower::{Cx, Data, LowerError, Value, to_bytes};
 use crate::workflow::value::Type;
 
 /// Sources and sinks of pictures.
@@ -55,11 +55,16 @@ fn load_tensor(cx: &mut Cx<'_>) -> Result<Vec<Value>, LowerError> {
     let x = cx.g()?.cast(&frame, DType::F32)?;
     let x = cx.g()?.div_scalar(&x, 255.0)?;
     let mask = cx.g()?.floats(DType::F32, [1, 64, 64], &[0.0; 64 * 64])?;
-    Ok(vec![cx.give(&x)?, cx.give(&mask)?])
+    let camera = cx.give(&x)?;
+    cx.is_camera(&camera);
+    Ok(vec![camera, cx.give(&mask)?])
 }
 
 /// The first picture of the batch: `⌊clamp(255 · x, 0, 255)⌋`, in the stream's size.
 fn save_tensor(cx: &mut Cx<'_>) -> Result<Vec<Value>, LowerError> {
+    if cx.show_bytes("images")? {
+        return Ok(Vec::new());
+    }
     let x = cx.tensor("images")?;
     let shape = x.shape().fixed().unwrap_or_default();
     let [batch, height, width, channels] = shape[..] else {
@@ -79,17 +84,9 @@ fn save_tensor(cx: &mut Cx<'_>) -> Result<Vec<Value>, LowerError> {
         cx.note(format!("the picture is {width}×{height}; it is scaled to the stream's {wide}×{high}"));
         x = super::image::resize(cx, &x, high, wide)?;
     }
-    let bytes = to_bytes(cx, &x)?;
+    let bytes = to_bytes(cx.g()?, &x)?;
     cx.show(&bytes)?;
     Ok(Vec::new())
-}
-
-fn to_bytes(cx: &mut Cx<'_>, x: &Tensor) -> Result<Tensor, LowerError> {
-    let g = cx.g()?;
-    let x = g.mul_scalar(x, 255.0)?;
-    let x = g.clip(&x, 0.0, 255.0)?;
-    // A cast cuts off.
-    Ok(g.cast(&x, DType::U8)?)
 }
 
 /// A file of the input folder: IMAGE f32 (1, H, W, 3) and MASK f32 (1, H, W), which is 1 − alpha.

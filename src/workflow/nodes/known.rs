@@ -15,6 +15,9 @@ const FACE: &str = "face landmarks are not found; take this ControlNet out, or f
 const LIVE_PORTRAIT: &str = "portraits are not animated; there is no node in its place";
 const WORDS: &str = "pictures are not described or searched by words; use a depth mask in its place";
 const TRACK: &str = "objects are not tracked; use a depth mask in its place";
+const STREAM_CONTROL: &str = "muxionlabs StreamDiffusion";
+const CONTROLLED: &str = "a StreamDiffusion with a ControlNet and a preprocessor in one node is not built; take \
+                          StreamDiffusionConfig and StreamDiffusionSampler, or KSampler with ControlNetApplyAdvanced";
 const LARGER: &str = "super-resolution networks are not run; ImageScaleBy with lanczos makes pictures larger";
 
 /// Known and refused.
@@ -37,6 +40,10 @@ pub const CLASSES: &[Class] = &[
     Class::refused("BoundingBoxToCenter", FLORENCE, WORDS),
     Class::refused("DownloadAndLoadSAM2RealtimeModel", SAM, TRACK),
     Class::refused("Sam2RealtimeSegmentation", SAM, TRACK),
+    Class::refused("ControlNetTRTConfig", STREAM_CONTROL, CONTROLLED),
+    Class::refused("ControlNetTRTModelLoader", STREAM_CONTROL, CONTROLLED),
+    Class::refused("ControlNetTRTEngineCreator", STREAM_CONTROL, CONTROLLED),
+    Class::refused("ControlNetTRTStreamingSampler", STREAM_CONTROL, CONTROLLED),
     Class::refused("STATIC_TRT_MODEL_CONVERSION", TRT, ENGINES),
     Class::refused("DYNAMIC_TRT_MODEL_CONVERSION", TRT, ENGINES),
     Class::refused("ONNX_FP8_EXPORT", TRT, ENGINES),

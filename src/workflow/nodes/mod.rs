@@ -23,6 +23,7 @@ mod sd_prompt;
 mod sd_sampler;
 mod sd_schedule;
 mod sd_text;
+mod stream;
 mod tone;
 
 use super::class::Class;
@@ -39,6 +40,7 @@ pub const FAMILIES: &[&[Class]] = &[
     sd_latent::CLASSES,
     sd_depth::CLASSES,
     sd_sampler::CLASSES,
+    stream::CLASSES,
     scale::CLASSES,
     blur::CLASSES,
     geometry::CLASSES,
