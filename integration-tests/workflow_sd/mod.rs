@@ -1,6 +1,7 @@
 //! Nodes of Stable Diffusion against torch: `golden/workflow/make_sd.py` made the vectors, from formulas, on the same small
 //! models with made-up weights. The models lie in a folder as ComfyUI has them.
 
+mod depth_file;
 mod fixture;
 mod frames;
 mod nodes;

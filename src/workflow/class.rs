@@ -1,5 +1,7 @@
 //! What is known of a node class: its inputs, its outputs, and how it is lowered.
 
+use std::path::Path;
+
 use super::lower::{Cx, LowerError, Value};
 use super::need::Need;
 use super::value::{Setting, Type};
@@ -244,6 +246,9 @@ pub struct Class {
     pub note: &'static str,
     /// Models it needs, by its widgets.
     pub needs: fn(Widgets<'_>) -> Vec<Need>,
+    /// Whether, with these widgets and what lies below this folder of models, a node of a class that becomes operators is a
+    /// stage of its own instead, such as a graph that somebody else wrote.
+    pub apart: fn(Widgets<'_>, &Path) -> bool,
     /// How it is lowered.
     pub lower: Lower,
 }
@@ -274,6 +279,7 @@ impl Class {
             runs,
             note: "",
             needs: needs_nothing,
+            apart: |_, _| false,
             lower,
         }
     }

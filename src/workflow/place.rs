@@ -15,7 +15,7 @@ pub fn assign(nodes: &mut [Node]) {
     let mut levels = vec![0; nodes.len()];
     for i in 0..nodes.len() {
         let sources: Vec<usize> = sources(&nodes[i]).collect();
-        let runs = nodes[i].class.runs;
+        let runs = nodes[i].runs();
         // A sink takes part in every frame, so that what is shown is always of the frame's own graph.
         let live = nodes[i].class.source.is_some()
             || nodes[i].class.sink.is_some()
@@ -37,14 +37,14 @@ pub fn assign(nodes: &mut [Node]) {
         ready[i] = if apart { levels[i] + 1 } else { levels[i] };
         if !live && !apart {
             for &source in &sources {
-                if !matches!(nodes[source].class.runs, Runs::Alone | Runs::Host) && levels[source] == levels[i] {
+                if !matches!(nodes[source].runs(), Runs::Alone | Runs::Host) && levels[source] == levels[i] {
                     groups.join(source, i);
                 }
             }
         }
     }
     for i in 0..nodes.len() {
-        nodes[i].place = match (nodes[i].class.runs, nodes[i].live) {
+        nodes[i].place = match (nodes[i].runs(), nodes[i].live) {
             (Runs::Held | Runs::Refused(_), _) => Place::Held,
             (Runs::Host, true) => Place::Host { level: levels[i] },
             (Runs::Graph | Runs::Alone, true) => Place::Frame { level: levels[i] },

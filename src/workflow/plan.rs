@@ -69,9 +69,16 @@ pub struct Node {
     pub place: Place,
     /// Whether it depends on what comes in with the stream.
     pub live: bool,
+    /// Whether it is a stage of its own, although its class becomes operators.
+    pub apart: bool,
 }
 
 impl Node {
+    /// How it becomes part of what runs.
+    pub fn runs(&self) -> Runs {
+        if self.apart { Runs::Host } else { self.class.runs }
+    }
+
     /// The widget `input`, if one is set there.
     pub fn setting(&self, input: usize) -> Option<&Setting> {
         match self.inputs.get(input) {
@@ -175,6 +182,22 @@ impl Plan {
             (node.class.needs)(&setting)
         };
         self.nodes.iter().flat_map(|node| of(node).into_iter().map(move |need| (node, need))).collect()
+    }
+
+    /// The plan with what lies below `models`: nodes that are a stage of their own because of it have another place. `None`
+    /// where there is none.
+    pub fn with_files(&self, models: &Path) -> Option<Self> {
+        let apart = |node: &Node| {
+            let setting = |name: &str| node.setting(node.class.input(name)?).cloned();
+            (node.class.apart)(&setting, models)
+        };
+        let mut nodes = self.nodes.clone();
+        nodes.iter_mut().for_each(|node| node.apart = apart(node));
+        if nodes.iter().all(|node| !node.apart) {
+            return None;
+        }
+        place::assign(&mut nodes);
+        Some(Self { nodes, ..self.clone() })
     }
 
     /// A refusal for every model that is not below `models`.
@@ -377,6 +400,7 @@ impl Reader<'_> {
             inputs,
             place: Place::Held,
             live: false,
+            apart: false,
         }
     }
 

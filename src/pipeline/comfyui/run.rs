@@ -297,20 +297,26 @@ impl Loaded {
     ) -> Result<Self, InferenceError> {
         let model = |error: crate::graph::GraphError| InferenceError::Model(error.to_string());
         let zeros = |port: &Port| Data::zeros(port.dtype, port.shape.iter().product::<u64>() as usize);
-        let runs = match stage.body {
+        let mut stage = stage;
+        let body = std::mem::replace(&mut stage.body, Body::File(Path::new("").to_owned()));
+        let runs = match body {
             Body::Host(host) => Runs::Host(host),
             Body::StreamDiffusion(_) => match pipeline {
                 Some(piping) => Runs::Pipeline(Box::new(piping)),
                 None => return Err(InferenceError::Run("a pipeline of the workflow is not loaded".to_owned())),
             },
-            Body::Graph(graph) => {
+            body @ (Body::Graph(_) | Body::File(_)) => {
                 let load = Load { name: &stage.name, frames: stage.live, ..*load };
-                let mut session = match beside {
-                    None => Session::load(runtime, &load, Graph::Bytes(&graph.to_bytes().map_err(model)?))?,
-                    Some(path) => {
+                let mut session = match (&body, beside) {
+                    (Body::Graph(graph), None) => {
+                        Session::load(runtime, &load, Graph::Bytes(&graph.to_bytes().map_err(model)?))?
+                    }
+                    (Body::Graph(graph), Some(path)) => {
                         graph.write(path).map_err(model)?;
                         Session::load(runtime, &load, Graph::File(path))?
                     }
+                    (Body::File(path), _) => Session::load(runtime, &load, Graph::File(path))?,
+                    _ => return Err(mixed()),
                 };
                 let inputs = stage.inputs.iter().map(|port| In::find(&mut session, port, &zeros(port)));
                 let inputs = inputs.collect::<Result<_, _>>()?;

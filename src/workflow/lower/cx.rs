@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 
-use super::stage::{Build, EncodeError, Feed, HostStage, LiveParams, LiveTensor, Piped, WidgetRef};
+use super::stage::{After, Build, EncodeError, Feed, HostStage, LiveParams, LiveTensor, Piped, WidgetRef};
 use super::value::{Data, Sym, Value};
 use super::{Env, LowerError};
 use crate::graph::{DType, GraphBuilder, GraphError, Interpolation, Tensor};
@@ -464,6 +464,30 @@ impl<'a> Cx<'a> {
         let params = self.params(fixed, given)?;
         let sym = self.build.pipeline(stage, picture, Piped { size, model, params })?;
         Ok(Value::Tensor(sym))
+    }
+
+    /// Fills the stage of its own that this node is with the graph of `file`: it takes what is linked to `input` with the
+    /// operators `before` behind it, f32, as `ports[0]`, and gives f32 of `shape` as `ports[1]`. Whoever takes that puts `after`
+    /// behind it, which makes f32 of the shape beside it. `None` when what is linked comes from the host, where there are no
+    /// operators.
+    ///
+    /// # Errors
+    /// For a node that is no stage of its own ([`Class::apart`](crate::workflow::class::Class::apart)), and those of the
+    /// operators.
+    pub fn file(
+        &mut self,
+        input: &str,
+        before: impl FnOnce(&mut GraphBuilder, &Tensor) -> Result<Tensor, GraphError>,
+        file: PathBuf,
+        ports: [String; 2],
+        shape: Vec<u64>,
+        after: (After, Vec<u64>),
+    ) -> Result<Option<Value>, LowerError> {
+        let stage = self.stage()?;
+        let sym = self.sym(input)?;
+        let Some(from) = self.build.changed(sym, before)? else { return Ok(None) };
+        self.bounded(after.1.iter().try_fold(1_u64, |product, &n| product.checked_mul(n)))?;
+        Ok(Some(Value::Tensor(self.build.file(stage, from, file, ports, shape, after)?)))
     }
 
     fn params(&self, fixed: Map<String, Json>, given: Vec<Param>) -> Result<LiveParams, LowerError> {

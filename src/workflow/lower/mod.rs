@@ -7,8 +7,8 @@ mod value;
 
 pub use cx::{Cx, Follow, MAX_ELEMENTS, Param, State};
 pub use stage::{
-    Body, Encode, EncodeError, EncodeParams, Feed, HostStage, LiveParams, LiveTensor, Lowered, Made, Piped, Port,
-    Stage, WidgetRef, to_bytes,
+    After, Body, Encode, EncodeError, EncodeParams, Feed, HostStage, LiveParams, LiveTensor, Lowered, Made, Piped,
+    Port, Stage, WidgetRef, to_bytes,
 };
 pub use value::{Data, Held, Sym, Value};
 
@@ -74,6 +74,8 @@ impl From<ModelError> for LowerError {
 /// # Errors
 /// Every node that cannot be lowered; nodes behind such a one are left out.
 pub fn lower(plan: &Plan, env: &Env<'_>) -> Result<Lowered, Refused> {
+    let placed = plan.with_files(&env.models);
+    let plan = placed.as_ref().unwrap_or(plan);
     let mut build = stage::Build::new(plan);
     let mut refused = Vec::new();
     for (i, node) in plan.nodes.iter().enumerate() {

@@ -168,6 +168,8 @@ pub enum Body {
     Host(Box<dyn HostStage>),
     /// A pipeline.
     StreamDiffusion(Box<Piped>),
+    /// A graph that somebody else wrote, in this file.
+    File(PathBuf),
 }
 
 /// One stage.
@@ -228,9 +230,21 @@ enum At {
         output: usize,
         dtype: DType,
         shape: Vec<u64>,
-        /// Whether the bytes are those of a picture, which is f32 from 0 to 1 to whoever asks.
-        picture: bool,
+        seen: Seen,
     },
+}
+
+/// Operators that a graph puts behind what it takes from another stage.
+pub type After = Arc<dyn Fn(&mut GraphBuilder, &Tensor) -> Result<Tensor, GraphError> + Send + Sync>;
+
+/// As what others see an output of a host stage.
+enum Seen {
+    /// As it is.
+    Plain,
+    /// Bytes, as a picture f32 from 0 to 1.
+    Picture,
+    /// As f32 of this shape, which these operators make in each graph that takes it.
+    By(After, Vec<u64>),
 }
 
 struct Symbol {
@@ -242,6 +256,7 @@ enum Making {
     Graph(Option<Box<GraphBuilder>>),
     Host(Option<Box<dyn HostStage>>),
     StreamDiffusion(Box<Piped>),
+    File(PathBuf),
 }
 
 struct Draft {
@@ -301,7 +316,7 @@ impl Build {
         order.sort_by_key(|&i| (rank(plan.nodes[i].place), i));
         for i in order {
             let node = &plan.nodes[i];
-            let host = node.class.runs == crate::workflow::class::Runs::Host;
+            let host = node.runs() == crate::workflow::class::Runs::Host;
             match node.place {
                 Place::Held => {}
                 _ if host => {
@@ -360,7 +375,9 @@ impl Build {
     pub fn shape(&self, sym: Sym) -> (DType, Option<Vec<u64>>) {
         match &self.symbols[sym.0].at {
             At::Graph(tensor) => (tensor.dtype(), tensor.shape().fixed()),
-            At::Host { picture: true, shape, .. } => (DType::F32, Some(shape.clone())),
+            At::Host { seen: Seen::Picture, shape, .. } | At::Host { seen: Seen::By(_, shape), .. } => {
+                (DType::F32, Some(shape.clone()))
+            }
             At::Host { dtype, shape, .. } => (*dtype, Some(shape.clone())),
         }
     }
@@ -422,15 +439,21 @@ impl Build {
             return Ok(tensor.clone());
         }
         let (own, _) = self.shape(sym);
-        let picture = matches!(self.symbols[sym.0].at, At::Host { picture: true, .. });
+        let after = match &self.symbols[sym.0].at {
+            At::Host { seen: Seen::Picture, .. } => {
+                Some(Arc::new(|g: &mut GraphBuilder, x: &Tensor| g.div_scalar(x, 255.0)) as After)
+            }
+            At::Host { seen: Seen::By(after, _), .. } => Some(after.clone()),
+            _ => None,
+        };
         let (feed, dtype, shape) = self.bridge(sym)?;
         let mut tensor = self.input(stage, dtype, shape, feed)?;
-        if own != dtype
-            && let Some(graph) = self.graph(stage)
-        {
-            tensor = graph.cast(&tensor, own)?;
-            if picture {
-                tensor = graph.div_scalar(&tensor, 255.0)?;
+        if let Some(graph) = self.graph(stage) {
+            if own != dtype {
+                tensor = graph.cast(&tensor, own)?;
+            }
+            if let Some(after) = after {
+                tensor = after(graph, &tensor)?;
             }
         }
         self.draft(stage)?.brought.insert(sym, tensor.clone());
@@ -521,7 +544,7 @@ impl Build {
             let made = &mut self.draft(stage)?.outputs;
             let output = made.len();
             made.push(Made { name: format!("out_{output}"), dtype: *dtype, shape: shape.clone() });
-            let at = At::Host { output, dtype: *dtype, shape: shape.clone(), picture: false };
+            let at = At::Host { output, dtype: *dtype, shape: shape.clone(), seen: Seen::Plain };
             self.symbols.push(Symbol { stage, at });
             syms.push(Sym(self.symbols.len() - 1));
         }
@@ -534,10 +557,18 @@ impl Build {
 
     /// As [`Self::bridge`], where pictures are always f32.
     fn floats(&mut self, sym: Sym) -> Result<(Feed, DType, Vec<u64>), LowerError> {
-        let Symbol { stage, at: At::Host { picture: true, shape, .. } } = &self.symbols[sym.0] else {
+        let Symbol { stage, at: At::Host { seen, shape, .. } } = &self.symbols[sym.0] else {
             return self.bridge(sym);
         };
         let (stage, shape) = (*stage, shape.clone());
+        match seen {
+            Seen::Plain => return self.bridge(sym),
+            Seen::By(..) => {
+                let reason = "it is made in the graph behind; put a node that becomes operators between them";
+                return Err(GraphError::Invalid(reason.to_owned()).into());
+            }
+            Seen::Picture => {}
+        }
         let made = &mut self.draft(stage)?.outputs;
         if made.len() == 1 {
             made.push(Made { name: "out_1".to_owned(), dtype: DType::F32, shape: shape.clone() });
@@ -552,8 +583,13 @@ impl Build {
             (Feed::Frame, DType::U8)
         } else {
             // Bytes where a graph can make them; what comes from the host may be floats.
-            let bytes = self.changed(picture, to_bytes)?.unwrap_or(picture);
-            let (feed, dtype, _) = self.bridge(bytes)?;
+            let (feed, dtype, _) = match self.changed(picture, to_bytes)? {
+                Some(bytes) => self.bridge(bytes)?,
+                None if matches!(self.symbols[picture.0].at, At::Host { seen: Seen::Picture, .. }) => {
+                    self.bridge(picture)?
+                }
+                None => self.floats(picture)?,
+            };
             (feed, dtype)
         };
         let draft = self.draft(stage)?;
@@ -563,13 +599,39 @@ impl Build {
         draft.making = Making::StreamDiffusion(Box::new(piped));
         draft.inputs.push(Port { name: "picture".to_owned(), dtype, shape: shape.clone(), feed });
         draft.outputs.push(Made { name: "picture_out".to_owned(), dtype: DType::U8, shape: shape.clone() });
-        self.symbols.push(Symbol { stage, at: At::Host { output: 0, dtype: DType::U8, shape, picture: true } });
+        let at = At::Host { output: 0, dtype: DType::U8, shape, seen: Seen::Picture };
+        self.symbols.push(Symbol { stage, at });
+        Ok(Sym(self.symbols.len() - 1))
+    }
+
+    /// Fills a stage of its own with the graph of `file`, which takes `from`, f32 of its graph, as `ports[0]` and gives f32 of
+    /// `shape` as `ports[1]`. Whoever takes it puts `after` behind it, which makes f32 of `seen`.
+    pub fn file(
+        &mut self,
+        stage: usize,
+        from: Sym,
+        file: PathBuf,
+        ports: [String; 2],
+        shape: Vec<u64>,
+        (after, seen): (After, Vec<u64>),
+    ) -> Result<Sym, LowerError> {
+        let (feed, dtype, taken) = self.bridge(from)?;
+        let [input, output] = ports;
+        let draft = self.draft(stage)?;
+        if !matches!(draft.making, Making::Host(None)) || dtype != DType::F32 {
+            return Err(GraphError::Invalid("it is no stage for a file, or filled already".to_owned()).into());
+        }
+        draft.making = Making::File(file);
+        draft.inputs.push(Port { name: input, dtype, shape: taken, feed });
+        draft.outputs.push(Made { name: output, dtype: DType::F32, shape: shape.clone() });
+        let at = At::Host { output: 0, dtype: DType::F32, shape, seen: Seen::By(after, seen) };
+        self.symbols.push(Symbol { stage, at });
         Ok(Sym(self.symbols.len() - 1))
     }
 
     /// Shows `sym` without a graph, if it is a picture's bytes of `size` (width, height) already.
     pub fn show_bytes(&mut self, sym: Sym, size: [u32; 2]) -> bool {
-        let Symbol { stage, at: At::Host { output, shape, picture: true, .. } } = &self.symbols[sym.0] else {
+        let Symbol { stage, at: At::Host { output, shape, seen: Seen::Picture, .. } } = &self.symbols[sym.0] else {
             return false;
         };
         let fits = *shape == [1, size[1].into(), size[0].into(), 3];
@@ -597,6 +659,7 @@ impl Build {
                 Making::Graph(Some(graph)) => Body::Graph(Box::new(graph.finish()?)),
                 Making::Host(Some(host)) => Body::Host(host),
                 Making::StreamDiffusion(piped) => Body::StreamDiffusion(piped),
+                Making::File(file) => Body::File(file),
                 Making::Graph(None) | Making::Host(None) => {
                     return Err(GraphError::Invalid("a stage has nothing to run".to_owned()));
                 }
