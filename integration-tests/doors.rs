@@ -125,11 +125,16 @@ async fn pictures_go_through_the_pipeline_without_a_stream() {
     }
     assert_eq!(runner.word().await, "IDLE");
 
+    // Where its graph runs is told; what has no graph says nothing.
+    let health = runner.get("/health").await.json();
+    assert_eq!(health, json!({"status": "IDLE", "provider": "cpu"}));
+
     // A stream that runs has the slot.
     let orchestrator = Orchestrator::new().await;
     let stream = orchestrator.run(&runner, "invert", Some(json!({"width": 384, "height": 384}))).await;
     let answer = runner.post("/image", &json!({"image": encode(&png(64, [0; 3]))})).await;
     assert_eq!((answer.status, answer.body.contains("Pipeline is still in use")), (503, true), "{answer:?}");
+    assert_eq!(runner.get("/api/status").await.json()["weir"]["provider"], "cpu");
     stream.close().await;
     runner.health("IDLE", LONG).await;
     runner.no_panic();

@@ -33,6 +33,8 @@ impl Options {
 pub struct Container {
     id: String,
     pub address: SocketAddr,
+    /// When it was told to start.
+    pub began: Instant,
     models: PathBuf,
 }
 
@@ -97,7 +99,8 @@ impl Container {
         let name = format!("live-video-to-video_{}_{port}", options.model_id.replace(['/', '_'], "-"));
         let created = asked(Method::POST, &format!("/containers/create?name={name}"), Some(body)).await;
         let id = created["Id"].as_str().unwrap().to_owned();
-        let container = Self { id, address: SocketAddr::from(([127, 0, 0, 1], port)), models };
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let container = Self { id, address, began: Instant::now(), models };
         asked(Method::POST, &format!("/containers/{}/start", container.id), None).await;
         container
     }

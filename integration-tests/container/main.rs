@@ -14,6 +14,12 @@ use docker::{Container, Options};
 use stream::{Stream, health};
 use watch::Watch;
 
+/// What a start takes at most: to the first answer of `/health`, and to `IDLE` where there is no model.
+const HEALTH: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_millis(1500);
+/// Starts of which the fastest counts, since other work may hold this machine up.
+const STARTS: u32 = 5;
+
 /// An orchestrator looks this often; what it waits for must be there at its next look.
 const POLL: Duration = Duration::from_secs(5);
 
@@ -24,7 +30,6 @@ async fn a_stream_through_a_container_created_as_an_orchestrator_does() {
     let container = Container::start(&Options::managed("invert")).await;
     let first = container.first_health().await;
     println!("start to /health: {} ms ({first})", began.elapsed().as_millis());
-    assert!(began.elapsed() < Duration::from_secs(5), "an orchestrator at boot waits, but not gladly");
     assert!(matches!(first.as_str(), "LOADING" | "IDLE"), "{first}");
     container.until_health("IDLE", Duration::from_secs(20)).await;
     println!("start to IDLE: {} ms", began.elapsed().as_millis());
@@ -57,6 +62,28 @@ async fn a_stream_through_a_container_created_as_an_orchestrator_does() {
     // An IDLE within the stream would lend the container out a second time; a failure would count against it.
     assert_eq!(watch.words(), ["IDLE", "OK", "IDLE"]);
     container.remove().await;
+}
+
+/// From the order to start a container that is created to the first word of `/health`, and to `IDLE`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Docker: scripts/container"]
+async fn a_container_answers_and_is_idle_at_once() {
+    let (mut health, mut idle) = (Duration::MAX, Duration::MAX);
+    for start in 0..STARTS {
+        let container = Container::start(&Options::managed("noop")).await;
+        container.first_health().await;
+        let answered = container.began.elapsed();
+        container.until_health("IDLE", Duration::from_secs(20)).await;
+        let warm = container.began.elapsed();
+        println!("start {start}: /health after {} ms, IDLE after {} ms", answered.as_millis(), warm.as_millis());
+        (health, idle) = (health.min(answered), idle.min(warm));
+        container.remove().await;
+        if health < HEALTH && idle < IDLE {
+            break;
+        }
+    }
+    assert!(health < HEALTH, "the first answer of /health came after {health:?} at best");
+    assert!(idle < IDLE, "IDLE came after {idle:?} at best");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -191,7 +191,7 @@ impl Fake {
                 },
                 () = warm.as_mut(), if !is_warm => {
                     is_warm = true;
-                    out.push(FromEngine::Phase(Phase::Ready { load_ms: 1, instances: self.instances }));
+                    out.push(FromEngine::Phase(Phase::Ready { load_ms: 1, instances: self.instances, provider: None }));
                 }
                 _ = beat.tick(), if life.beats => out.push(FromEngine::Beat { busy_ms: life.busy_ms }),
             }

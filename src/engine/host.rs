@@ -23,7 +23,7 @@ use crate::frame::FramePool;
 use crate::link::{FromEngine, ImageOrder, Imaged, LinkError, Outcome, Phase, Reader, StreamRequest, ToEngine, Writer};
 use crate::metering::openmetrics::Exposition;
 use crate::metering::{Metrics, Tracer};
-use crate::pipeline::{Pipeline, registry};
+use crate::pipeline::{Pipeline, Provider, registry};
 use crate::trickle::Client;
 
 /// Messages that may wait for the supervisor.
@@ -137,8 +137,8 @@ struct Slot {
 #[derive(Clone, Debug, PartialEq)]
 enum SlotState {
     Loading,
-    /// Warm after so long.
-    Ready(Duration),
+    /// Warm after so long; its graphs run there.
+    Ready(Duration, Option<Provider>),
     /// Its instance could not be loaded.
     Failed(String),
 }
@@ -275,7 +275,7 @@ impl Host {
                 self.supervisor.send(FromEngine::Phase(Phase::Loading { detail })).await;
                 return Ok(());
             }
-            Said::Ready(took) => SlotState::Ready(took),
+            Said::Ready(took, provider) => SlotState::Ready(took, provider),
             Said::Failed(message) => {
                 for session in self.sessions.values().filter(|session| session.slot() == slot) {
                     session.fail(format!("Error loading pipeline: {message}"));
@@ -294,7 +294,12 @@ impl Host {
             return Ok(());
         }
         let times = self.slots.iter().filter_map(|slot| match &slot.state {
-            SlotState::Ready(took) => Some(*took),
+            SlotState::Ready(took, _) => Some(*took),
+            _ => None,
+        });
+        // Every instance is loaded by the same settings.
+        let provider = self.slots.iter().find_map(|slot| match &slot.state {
+            SlotState::Ready(_, provider) => provider.map(|provider| provider.to_string()),
             _ => None,
         });
         let (took, instances) = times.fold((Duration::ZERO, 0), |(sum, count), took| (sum + took, count + 1));
@@ -318,7 +323,7 @@ impl Host {
         let load_ms = took.as_millis() as u64;
         self.metrics.load_seconds.set(took.as_secs_f64());
         tracing::debug!(pipeline = name, load_ms, instances, "The pipeline is warm.");
-        self.supervisor.send(FromEngine::Phase(Phase::Ready { load_ms, instances })).await;
+        self.supervisor.send(FromEngine::Phase(Phase::Ready { load_ms, instances, provider })).await;
         Ok(())
     }
 

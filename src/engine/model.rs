@@ -17,7 +17,7 @@ use super::outbox::{Meta, Picture};
 use super::shared::{MODEL, Shared};
 use crate::frame::{FramePool, VideoFrame};
 use crate::metering::{Place, Queue};
-use crate::pipeline::{Applied, Checked, FrameProcessor, Instead, LoadContext, Pipeline, PipelineError};
+use crate::pipeline::{Applied, Checked, FrameProcessor, Instead, LoadContext, Pipeline, PipelineError, Provider};
 
 /// How often an idle model thread looks for new parameters or a finished load.
 const LOOK: Duration = Duration::from_millis(50);
@@ -27,8 +27,8 @@ const LOOK: Duration = Duration::from_millis(50);
 pub enum Said {
     /// The load moves on.
     Loading(String),
-    /// Warm; the load took this long.
-    Ready(Duration),
+    /// Warm; the load took this long, and the graphs run there.
+    Ready(Duration, Option<Provider>),
     /// The load failed; the thread is over.
     Failed(String),
 }
@@ -71,7 +71,7 @@ impl Model {
             drop(ours);
             match loaded {
                 Ok(processor) => {
-                    say(Said::Ready(began.elapsed()));
+                    say(Said::Ready(began.elapsed(), processor.provider()));
                     Worker { pipeline, config, pool, turn, processor, loader: None }.serve(&work);
                 }
                 Err(error) => say(Said::Failed(error.to_string())),
@@ -167,7 +167,7 @@ impl Worker {
             }
             self.processor.reset();
             if self.begin(&shared, &params) {
-                shared.open_model(self.processor.format());
+                shared.open_model(self.processor.format(), self.processor.provider());
                 self.frames(&shared);
             }
             shared.shut_model();
@@ -384,7 +384,7 @@ impl Worker {
                 // The loader waits for it.
                 let _ = job.old.send(old);
                 shared.parameters.took(&job.params);
-                shared.open_model(self.processor.format());
+                shared.open_model(self.processor.format(), self.processor.provider());
                 tracing::info!(session = shared.id, "The new graph is in place.");
             }
             Err(error) => self.refuse(shared, &job.params, &error),

@@ -1,5 +1,6 @@
 //! What a session says of itself: its state, judged four times a second, and its status object.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -179,7 +180,9 @@ impl Watch {
                 "params_hash": loading.hash,
             })
         });
+        let provider = *shared.provider.lock().unwrap_or_else(PoisonError::into_inner);
         let weir = json!({
+            "provider": provider,
             "frames_in": shared.frames_in.load(Ordering::Relaxed),
             "frames_out": shared.frames_out.load(Ordering::Relaxed),
             "latency_ms": shared.meter.latency(),

@@ -16,7 +16,7 @@ use super::outbox::Outbox;
 use super::refusal::{Refusal, Refusals};
 use crate::frame::{FramePool, PixelFormat, VideoFrame};
 use crate::metering::{Meter, Metrics, Place, Queue};
-use crate::pipeline::{Checked, Pipeline};
+use crate::pipeline::{Checked, Pipeline, Provider};
 
 /// A moment that any thread may set and any may read, without a lock.
 #[derive(Debug)]
@@ -122,6 +122,8 @@ pub struct Shared {
     pub overlay: AtomicBool,
     /// True while the model wants RGB pictures, false for I420.
     rgb: AtomicBool,
+    /// Where the graphs of the model run; `None` without a graph. Written when a model comes, read by the status alone.
+    pub provider: Mutex<Option<Provider>>,
     /// What the overlay says.
     pub notice: Mutex<String>,
     /// Since when the overlay has been showing that.
@@ -226,6 +228,7 @@ impl Shared {
             model_ready: AtomicBool::new(false),
             overlay: AtomicBool::new(true),
             rgb: AtomicBool::new(false),
+            provider: Mutex::new(None),
             notice: Mutex::new(String::new()),
             notice_since: moment(),
             ready_at: moment(),
@@ -292,7 +295,8 @@ impl Shared {
     }
 
     /// Opens the way to the model, which wants pictures in `format`.
-    pub fn open_model(&self, format: PixelFormat) {
+    pub fn open_model(&self, format: PixelFormat, provider: Option<Provider>) {
+        *self.provider.lock().unwrap_or_else(PoisonError::into_inner) = provider;
         self.rgb.store(format == PixelFormat::Rgb24, Ordering::Relaxed);
         self.ready_at.set(Instant::now());
         self.model_ready.store(true, Ordering::Release);

@@ -82,14 +82,17 @@ mod tests {
             for busy_ms in 0..50 {
                 writer.send(&FromEngine::Beat { busy_ms }).await.expect("send");
             }
-            writer.send(&FromEngine::Phase(Phase::Ready { load_ms: 7, instances: 2 })).await.expect("send");
+            writer
+                .send(&FromEngine::Phase(Phase::Ready { load_ms: 7, instances: 2, provider: None }))
+                .await
+                .expect("send");
         });
         let mut reader = Reader::<_, FromEngine>::new(b);
         let mut count = 0;
         while let Some(message) = reader.next().await.expect("next") {
             match message {
                 FromEngine::Beat { busy_ms } => assert_eq!(busy_ms, count),
-                FromEngine::Phase(Phase::Ready { load_ms, instances }) => {
+                FromEngine::Phase(Phase::Ready { load_ms, instances, .. }) => {
                     assert_eq!((load_ms, instances, count), (7, 2, 50))
                 }
                 other => panic!("unexpected {other:?}"),

@@ -284,6 +284,9 @@ pub enum Phase {
         /// Instances of the pipeline that are loaded, which is how many sessions can run at a time.
         #[serde(default = "one")]
         instances: usize,
+        /// Where their graphs run: `cpu`, `cuda` or `tensorrt`; none where the pipeline has no graph.
+        #[serde(default)]
+        provider: Option<String>,
     },
     /// Loading failed; the engine exits after this message.
     Failed {

@@ -4,7 +4,7 @@ use super::params::{Field, Kind, Table, Unknown, number};
 use super::{Applied, Checked, FrameProcessor, LoadContext, ParamError, Params, Pipeline, PipelineError};
 use crate::frame::{FramePool, PixelFormat, Size, VideoFrame};
 use crate::graph::{DType, GraphBuilder, GraphError, Model};
-use crate::inference::{Graph, InferenceError, Input, Load, Output, Runtime, Session};
+use crate::inference::{Graph, InferenceError, Input, Load, Output, Provider, Runtime, Session};
 
 /// Inverts colours by a strength: `out = round(x + (255 − 2x) · strength)` for every byte, halves to the even number.
 pub struct Invert;
@@ -133,6 +133,10 @@ impl FrameProcessor for Inverter {
         let mut out = output(&self.pool, &frame)?;
         self.run(&frame.data, &mut out.data).map_err(|error| PipelineError::Frame(error.to_string()))?;
         Ok(out)
+    }
+
+    fn provider(&self) -> Option<Provider> {
+        Some(self.session.provider())
     }
 
     fn reset(&mut self) {}

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::frame::{FramePool, PixelFormat, Size, VideoFrame};
-use crate::inference::Provider;
+pub use crate::inference::Provider;
 
 pub mod comfyui;
 pub mod delay;
@@ -194,6 +194,11 @@ pub trait FrameProcessor: Send {
     /// one before.
     fn similar(&self) -> bool {
         false
+    }
+
+    /// Where its graphs run, each of them, as loaded; `None` where it has no graph.
+    fn provider(&self) -> Option<Provider> {
+        None
     }
 
     /// Texts that came up with the last frame, oldest first; they leave by the data channel.

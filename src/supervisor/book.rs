@@ -110,6 +110,8 @@ pub(super) struct Health {
     pub word: Word,
     /// More for people: the step of loading, or what failed.
     pub detail: Option<String>,
+    /// Where the graphs of a warm engine run; `None` where it has no graph.
+    pub provider: Option<String>,
 }
 
 /// A message for the log and the counters that a change of the book gives.
@@ -141,6 +143,8 @@ pub(super) struct Book {
     pending: BTreeMap<u64, Pending>,
     next_id: u64,
     engine: Engine,
+    /// Where the graphs of the engine that was warm last run.
+    provider: Option<String>,
     ending: bool,
     loading_since: Option<Instant>,
     word: Word,
@@ -179,6 +183,7 @@ impl Book {
             pending: BTreeMap::new(),
             next_id: 1,
             engine: Engine::Loading("starting".into()),
+            provider: None,
             ending: false,
             loading_since: Some(now),
             word: Word::Loading,
@@ -200,7 +205,8 @@ impl Book {
             Engine::Loading(step) if !step.is_empty() => Some(step.clone()),
             _ => None,
         };
-        Health { word: self.word, detail }
+        let provider = if self.engine == Engine::Warm { self.provider.clone() } else { None };
+        Health { word: self.word, detail, provider }
     }
 
     /// Slots in use.
@@ -427,8 +433,9 @@ impl Book {
         match message {
             FromEngine::Hello { .. } | FromEngine::Beat { .. } => {}
             FromEngine::Phase(Phase::Loading { detail }) => self.engine = Engine::Loading(detail),
-            FromEngine::Phase(Phase::Ready { load_ms, instances }) => {
+            FromEngine::Phase(Phase::Ready { load_ms, instances, provider }) => {
                 self.engine = Engine::Warm;
+                self.provider = provider;
                 self.admission.resize(instances.min(self.wanted));
                 notes.push(Note::Warm(load_ms));
             }

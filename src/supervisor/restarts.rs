@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(watch.fault(at(180.0)), None);
         assert_eq!(watch.fault(at(181.0)), Some(Fault::SlowLoad(181_000)));
 
-        watch.saw(&FromEngine::Phase(Phase::Ready { load_ms: 1, instances: 1 }), at(20.0));
+        watch.saw(&FromEngine::Phase(Phase::Ready { load_ms: 1, instances: 1, provider: None }), at(20.0));
         assert_eq!(watch.fault(at(30.0)), None);
         assert_eq!(watch.fault(at(30.5)), Some(Fault::Silent(10_500)));
         watch.saw(&FromEngine::Beat { busy_ms: 9_000 }, at(30.0));

@@ -104,6 +104,8 @@ pub struct Latency {
 pub struct Bench {
     /// The pipeline.
     pub pipeline: String,
+    /// Where its graphs ran, by the runner's own word; `None` where it has no graph.
+    pub provider: Option<String>,
     /// Size of the input, or its name.
     pub input: String,
     /// Size of the output.
@@ -206,6 +208,7 @@ fn sum_up(options: &Options, input: String, report: &Report, cpu_cores: f64, mem
     let errors = report.events.iter().filter(|event| event.kind == "error").map(events::summary).collect();
     Bench {
         pipeline: options.pipeline.clone(),
+        provider: report.provider.clone(),
         input,
         output: options.output.to_string(),
         seconds: report.stream_ms / 1000.0,
@@ -238,6 +241,7 @@ impl Bench {
         let Bench { frames, latency_ms, memory, start, .. } = self;
         let mut rows = vec![
             ("stream", format!("{}, {} in, {} out, {:.1} s", self.pipeline, self.input, self.output, self.seconds)),
+            ("graphs run on", self.provider.clone().unwrap_or_else(|| "nothing: the pipeline has none".into())),
             (
                 "frames",
                 format!(

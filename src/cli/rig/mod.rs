@@ -159,6 +159,8 @@ pub struct Report {
     pub events: Vec<events::Event>,
     /// How long the runner took to be there.
     pub start: StartTimes,
+    /// Where the graphs of the pipeline ran, by the runner's own word; `None` where it has no graph.
+    pub provider: Option<String>,
     /// Milliseconds from the order to the end of the last input frame.
     pub stream_ms: f64,
     /// The runner was `IDLE` after the stream and ended with code 0.
@@ -310,6 +312,7 @@ impl Rig {
         // A stream's last interval is told before its end.
         let account = runner.account().await;
         let (start, log) = (runner.times(), runner.log());
+        let provider = runner.provider().map(str::to_owned);
         let clean = runner.stop().await && idle;
         drop(proxy);
         lab.close().await;
@@ -322,6 +325,7 @@ impl Rig {
             output,
             events: events.since(0),
             start,
+            provider,
             stream_ms,
             clean,
             source: lost,

@@ -96,6 +96,7 @@ pub struct Runner {
     tail: Tail,
     _log: AbortOnDropHandle<()>,
     times: StartTimes,
+    provider: Option<String>,
     began: Instant,
 }
 
@@ -157,9 +158,11 @@ impl Runner {
         let Some(address) = address else {
             return Err(RigError::Runner(gone(&mut child, "did not listen"), lines(&tail)));
         };
-        let mut runner = Self { child, pid, address, tail, _log: log, times: StartTimes::default(), began };
+        let times = StartTimes::default();
+        let mut runner = Self { child, pid, address, tail, _log: log, times, provider: None, began };
         runner.times.health_ms = runner.until(BIND_WAIT, "answer", |_| true).await?;
         runner.times.idle_ms = runner.until(config.load_wait, "become IDLE", |word| word == "IDLE").await?;
+        runner.provider = runner.ask_health().await?["provider"].as_str().map(str::to_owned);
         Ok(runner)
     }
 
@@ -202,13 +205,22 @@ impl Runner {
         lines(&self.tail)
     }
 
+    /// Where the graphs of its pipeline run, as it said once it was warm; `None` where the pipeline has no graph.
+    pub fn provider(&self) -> Option<&str> {
+        self.provider.as_deref()
+    }
+
+    async fn ask_health(&self) -> Result<Value, RigError> {
+        let (_, body) = call::request(self.address, Method::GET, "/health", None).await.map_err(RigError::Socket)?;
+        Ok(serde_json::from_slice(&body).unwrap_or_default())
+    }
+
     /// The word of `/health`.
     ///
     /// # Errors
     /// No answer, or one without a word.
     pub async fn health(&self) -> Result<String, RigError> {
-        let (_, body) = call::request(self.address, Method::GET, "/health", None).await.map_err(RigError::Socket)?;
-        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let body = self.ask_health().await?;
         let word = body.get("status").and_then(Value::as_str);
         word.map(str::to_owned).ok_or_else(|| RigError::Runner("answers /health without a status".into(), Vec::new()))
     }

@@ -201,6 +201,10 @@ impl FrameProcessor for Workflow {
         self.stages.similar()
     }
 
+    fn provider(&self) -> Option<Provider> {
+        self.stages.provider()
+    }
+
     fn reset(&mut self) {
         self.stages.reset();
     }

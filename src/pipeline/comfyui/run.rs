@@ -6,7 +6,7 @@ use std::path::Path;
 use super::piped::{Picture, Piping};
 use crate::graph::DType;
 use crate::inference::{
-    Config, Feed as Fed, Fetch, Graph, InferenceError, Input, Load, Output, Precision, Runtime, Session,
+    Config, Feed as Fed, Fetch, Graph, InferenceError, Input, Load, Output, Precision, Provider, Runtime, Session,
 };
 use crate::pipeline::{Checked, PipelineError};
 use crate::workflow::lower::{Body, Data, Feed, HostStage, Lowered, Port, Stage};
@@ -124,6 +124,14 @@ impl Stages {
         let mut all = Self { stages, shown: lowered.shown };
         all.fill(writes)?;
         Ok(all)
+    }
+
+    /// Where its graphs run; `None` when every stage is one of the host.
+    pub fn provider(&self) -> Option<Provider> {
+        self.stages.iter().find_map(|stage| match &stage.runs {
+            Runs::Graph { session, .. } => Some(session.provider()),
+            Runs::Host(_) => None,
+        })
     }
 
     /// Puts the first elements in and runs what runs once.

@@ -27,6 +27,9 @@ pub(super) const MODELS: &[(&str, Family)] = &[
 /// The model that is made up on the spot.
 pub(super) const TINY: &str = "weir/tiny";
 
+const THRESHOLD: &str = "safety_checker_threshold";
+/// The default of [`THRESHOLD`].
+const SAFETY_THRESHOLD: f64 = 0.5;
 /// Longest prompt, in characters.
 const PROMPT: usize = 10_000;
 /// Longest `t_index_list`.
@@ -181,7 +184,12 @@ const FIELDS: &[Field] = &[
         "Accepted as it comes; no checker is built, no picture is checked.",
         true,
     ),
-    share("safety_checker_threshold", "Safety threshold", "Has no effect without a checker.", 0.5),
+    share(
+        THRESHOLD,
+        "Safety threshold",
+        "There is no checker; any other value is refused while use_safety_checker is true.",
+        SAFETY_THRESHOLD,
+    ),
     flag("use_denoising_batch", "Stream batch", "Only true: all steps of the stream in one batch.", true),
     flag(
         "refill",
@@ -284,6 +292,15 @@ pub(super) fn check_in_any_order(params: &Params) -> Result<Checked, ParamError>
     if values.get("use_denoising_batch") == Some(&json!(false)) {
         return Err(refused("use_denoising_batch", "only true is built here"));
     }
+    // The default asks for a checker, so that much cannot be refused; whoever turns its threshold expects one to be there.
+    if values.get("use_safety_checker") == Some(&json!(true)) && values.get(THRESHOLD) != Some(&json!(SAFETY_THRESHOLD))
+    {
+        let reason = format!(
+            "no checker is built here, so no picture is checked: leave it at {SAFETY_THRESHOLD}, or set \
+             use_safety_checker to false"
+        );
+        return Err(refused(THRESHOLD, reason));
+    }
     switched_off(params)?;
     for (key, _) in OFF {
         values.insert((*key).to_owned(), given(key).unwrap_or_else(|| off(key)));
@@ -373,7 +390,7 @@ impl Settings {
                 steps: t_index.len(),
                 guidance,
                 controls: controls.iter().map(|control| control.model.clone()).collect(),
-                loras: loras(value("lora_dict"))?,
+                loras: loras(value("lora_dict"), model)?,
                 lcm_lora: flag("use_lcm_lora") && !model.contains("turbo") && model != TINY,
                 half: match text("precision") {
                     "fp32" => Some(false),
@@ -472,9 +489,12 @@ fn t_index(given: &Value, inference_steps: u32) -> Result<Vec<u32>, ParamError> 
     Ok(list)
 }
 
-fn loras(given: &Value) -> Result<Vec<(String, f64)>, ParamError> {
+fn loras(given: &Value, model: &str) -> Result<Vec<(String, f64)>, ParamError> {
     match given {
         Value::Null => Ok(Vec::new()),
+        Value::Object(object) if model == TINY && !object.is_empty() => {
+            Err(refused("lora_dict", format!("{TINY} has made-up weights, no LoRA is for it; take another model_id")))
+        }
         Value::Object(object) if object.len() > 16 => {
             Err(refused("lora_dict", "Dictionary should have at most 16 items"))
         }

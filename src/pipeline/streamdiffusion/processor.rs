@@ -5,7 +5,7 @@ use super::params::{Live, Settings};
 use super::similar::Filter;
 use super::text::{Embedding, Prompts, TOKENS};
 use crate::frame::{FramePool, PixelFormat, VideoFrame};
-use crate::inference::{InferenceError, Input, Output, Session};
+use crate::inference::{InferenceError, Input, Output, Provider, Session};
 use crate::models::schedule::{LIVE_GRID, Schedule};
 use crate::models::stream::StreamConfig;
 use crate::pipeline::{Applied, Checked, FrameProcessor, PipelineError};
@@ -279,6 +279,10 @@ impl FrameProcessor for Stream {
 
     fn similar(&self) -> bool {
         self.skipped
+    }
+
+    fn provider(&self) -> Option<Provider> {
+        Some(self.session.provider())
     }
 
     fn reset(&mut self) {

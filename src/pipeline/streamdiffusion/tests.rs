@@ -105,6 +105,11 @@ fn what_is_not_built_is_refused_by_name_unless_it_is_off() {
     settings(json!({"image_preprocessing": {"enabled": false, "processors": [{"type": "blur"}]}}));
     settings(json!({"image_postprocessing": null}));
     refused(json!({"use_denoising_batch": false}), "use_denoising_batch", "only true");
+    let lora = json!({"model_id": "weir/tiny", "lora_dict": {"style.safetensors": 1.0}});
+    refused(lora, "lora_dict", "made-up weights");
+    for none in [json!(null), json!({})] {
+        settings(json!({"model_id": "weir/tiny", "lora_dict": none}));
+    }
 }
 
 #[test]
@@ -176,6 +181,14 @@ fn a_checker_that_is_asked_for_is_said_to_be_none() {
     assert_eq!(notes(json!({})).len(), 1);
     assert!(notes(json!({"use_safety_checker": "yes"}))[0].contains("no picture is checked"));
     assert!(notes(json!({"use_safety_checker": false})).is_empty());
+    // What a client sends that spells the defaults out passes; a threshold of somebody's own does not.
+    settings(json!({"use_safety_checker": true, "safety_checker_threshold": "0.5"}));
+    settings(json!({"use_safety_checker": false, "safety_checker_threshold": 0.9}));
+    for strict in
+        [json!({"safety_checker_threshold": 0.9}), json!({"use_safety_checker": 1, "safety_checker_threshold": 0})]
+    {
+        refused(strict, "safety_checker_threshold", "no picture is checked");
+    }
 }
 
 #[test]

@@ -38,6 +38,9 @@ pub(super) struct HealthCheck {
     /// More for people: the step of loading, or what failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+    /// Where the graphs of the warm pipeline run: `cpu`, `cuda` or `tensorrt`. Left out where it has no graph.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<String>,
 }
 
 /// What `GET /version` says.
@@ -71,7 +74,7 @@ pub(super) struct HardwareStats {
 #[utoipa::path(get, path = "/health", operation_id = "health", responses((status = 200, body = HealthCheck)))]
 pub(super) async fn health(State(hub): State<Arc<Hub>>) -> Json<HealthCheck> {
     let health = hub.health();
-    Json(HealthCheck { status: health.word.as_str(), detail: health.detail })
+    Json(HealthCheck { status: health.word.as_str(), detail: health.detail, provider: health.provider })
 }
 
 /// Pipeline, model and version.

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 
-const READY: FromEngine = FromEngine::Phase(Phase::Ready { load_ms: 1, instances: 2 });
+const READY: FromEngine = FromEngine::Phase(Phase::Ready { load_ms: 1, instances: 2, provider: None });
 
 const LIMITS: Limits = Limits { load: 0.9, free_memory: 0 };
 
@@ -56,7 +56,7 @@ fn works(book: &mut Book, session: u64, share: f64, now: Instant) {
 fn another_session_is_taken_while_the_model_has_time_for_it() {
     let now = Instant::now();
     let mut book = book(3, now);
-    book.engine_said(FromEngine::Phase(Phase::Ready { load_ms: 1, instances: 3 }), now);
+    book.engine_said(FromEngine::Phase(Phase::Ready { load_ms: 1, instances: 3, provider: None }), now);
     let first = begin(&mut book, now).expect("room");
     works(&mut book, first, 0.5, now);
     assert!(matches!(begin(&mut book, now), Err(Refusal::Load(why)) if why.contains("50 %")));
@@ -75,7 +75,7 @@ fn another_session_is_taken_while_the_model_has_time_for_it() {
 fn an_engine_with_less_room_than_set_is_sold_for_what_it_has() {
     let now = Instant::now();
     let mut book = book(3, now);
-    book.engine_said(FromEngine::Phase(Phase::Ready { load_ms: 1, instances: 1 }), now);
+    book.engine_said(FromEngine::Phase(Phase::Ready { load_ms: 1, instances: 1, provider: None }), now);
     assert_eq!(book.capacity(), 1);
     begin(&mut book, now).expect("room");
     assert_eq!(begin(&mut book, now), Err(Refusal::Full));
