@@ -1,5 +1,8 @@
-//! What one frame of 512×512 costs in each part of the model thread. `scripts/setup` fetches the runtime that `invert`
-//! needs. Run with `cargo bench --bench frames`.
+//! What one frame of 512×512 costs: each part of the model thread by itself, and the whole path. `scripts/setup` fetches the
+//! runtime that `invert` needs. Run with `cargo bench --bench frames`, the whole path alone with
+//! `cargo bench --bench frames -- session`.
+
+mod session;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

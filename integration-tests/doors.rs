@@ -134,7 +134,11 @@ async fn pictures_go_through_the_pipeline_without_a_stream() {
     let stream = orchestrator.run(&runner, "invert", Some(json!({"width": 384, "height": 384}))).await;
     let answer = runner.post("/image", &json!({"image": encode(&png(64, [0; 3]))})).await;
     assert_eq!((answer.status, answer.body.contains("Pipeline is still in use")), (503, true), "{answer:?}");
-    assert_eq!(runner.get("/api/status").await.json()["weir"]["provider"], "cpu");
+    let began = std::time::Instant::now();
+    while runner.get("/api/status").await.json()["weir"]["provider"] != "cpu" {
+        assert!(began.elapsed() < LONG, "the status of a stream that began does not say where its graph runs");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     stream.close().await;
     runner.health("IDLE", LONG).await;
     runner.no_panic();

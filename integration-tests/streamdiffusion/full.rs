@@ -4,12 +4,14 @@
 use std::time::Instant;
 
 use serde_json::json;
-use weir::graph::DType;
+use weir::graph::{DType, External, Model};
 use weir::inference::{Config, Runtime, Session};
+use weir::models::controlnet::ControlNetConfig;
 use weir::models::full::{self, Random};
 use weir::models::stream::{self, Guidance, Mode, Sources, StreamConfig, Vae};
 use weir::models::taesd::TaesdConfig;
 use weir::models::unet::UnetConfig;
+use weir::models::{ModelError, Source, Stored};
 
 /// Megabytes of this process's memory that are not shared with a file: now, and at most since the last call.
 fn memory() -> [u64; 2] {
@@ -43,7 +45,7 @@ fn full_size(family: &str, precision: DType, parameters: u64, frame: bool) {
     let began = Instant::now();
     let mut unet = Random::create(&root.path().join("stream-0.weights")).expect("file");
     let mut vae = Random::create(&root.path().join("stream-1.weights")).expect("file");
-    let sources = Sources { unet: &mut unet, vae: &mut vae, controls: Vec::new() };
+    let sources = Sources { unet: &mut unet, vae: &mut vae, controls: Vec::new(), depth: None };
     let model = stream::build(&config, sources).unwrap_or_else(|error| panic!("{error}"));
     let path = root.path().join("stream.onnx");
     model.write(&path).expect("model");
@@ -104,4 +106,84 @@ fn full_size_sd_turbo() {
 #[ignore = "writes and maps gigabytes"]
 fn full_size_sdxl() {
     full_size("sdxl", DType::F32, 2_567_463_684, false);
+}
+
+/// Weights of which there is only the shape.
+#[derive(Default)]
+struct Counted {
+    count: u64,
+    bytes: u64,
+}
+
+impl Source for Counted {
+    fn has(&self, name: &str) -> bool {
+        // Of two names for one layer, the one in use today.
+        !name.ends_with("query.weight")
+    }
+
+    fn tensor(&mut self, _: &str, shape: &[u64], dtype: DType) -> Result<Stored, ModelError> {
+        let count = shape.iter().product::<u64>();
+        let length = count * dtype.size() as u64;
+        let stored = External { location: "none.weights".to_owned(), offset: self.bytes, length };
+        self.count += count;
+        self.bytes += length;
+        Ok(Stored::External(stored))
+    }
+}
+
+/// The graph of a frame of 512×512 with guidance `self`, and the parameters of its UNet.
+fn counted(family: &str, steps: u64, precision: DType, controls: usize) -> (Model, u64) {
+    let control = ControlNetConfig::from_json(&full::controlnet(family)).expect("config");
+    let config = StreamConfig {
+        steps,
+        frame_buffer: 1,
+        guidance: Guidance::SelfNegative,
+        mode: Mode::Image,
+        height: 512,
+        width: 512,
+        tokens: 77,
+        precision,
+        unet: UnetConfig::from_json(&full::unet(family)).expect("config"),
+        vae: Vae::Tiny(TaesdConfig::from_json(&json!({})).expect("config")),
+        controls: vec![control; controls],
+        float_image: false,
+    };
+    let (mut unet, mut vae) = (Counted::default(), Counted::default());
+    let mut nets: Vec<Counted> = (0..controls).map(|_| Counted::default()).collect();
+    let controls = nets.iter_mut().map(|source| source as &mut dyn Source).collect();
+    let sources = Sources { unet: &mut unet, vae: &mut vae, controls, depth: None };
+    let model = stream::build(&config, sources).unwrap_or_else(|error| panic!("{error}"));
+    (model, unet.count)
+}
+
+/// What the documentation says of the size of graphs is what they have.
+#[test]
+fn graphs_of_the_true_shapes_have_the_size_that_is_documented() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
+    let text = std::fs::read_to_string(path).expect("the page");
+    let mut missing = Vec::new();
+    for (name, family, parameters) in [
+        ("SD 1.5", "sd15", 859_520_964),
+        ("sd-turbo", "sd-turbo", 865_910_724),
+        ("SDXL, sdxl-turbo", "sdxl", 2_567_463_684),
+    ] {
+        let (single, count) = counted(family, 1, DType::F32, 0);
+        assert_eq!(count, parameters, "{family}: parameters of the UNet");
+        let (half, _) = counted(family, 1, DType::F16, 0);
+        let nodes = |steps, controls| counted(family, steps, DType::F16, controls).0.nodes();
+        let row = format!(
+            "| {name} | {} | {} | {} | {} | {:.0} million | {:.2} GB | {:.0} MB |",
+            single.nodes(),
+            half.nodes(),
+            nodes(4, 0),
+            nodes(1, 1),
+            count as f64 / 1e6,
+            half.footprint().weights as f64 / 1e9,
+            half.footprint().activations as f64 / 1e6,
+        );
+        if !text.contains(&row) {
+            missing.push(row);
+        }
+    }
+    assert!(missing.is_empty(), "docs/performance.md lacks:\n{}", missing.join("\n"));
 }

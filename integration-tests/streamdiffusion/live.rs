@@ -75,7 +75,7 @@ async fn some_pictures(runner: &Runner) {
 }
 
 /// Every picture, scaled down.
-fn pictures(bytes: &[u8]) -> Vec<Vec<u8>> {
+pub(super) fn pictures(bytes: &[u8]) -> Vec<Vec<u8>> {
     let scale = format!("scale={GRID}:{GRID}:flags=area");
     let arguments = ["-v", "error", "-nostdin", "-i", "-", "-fps_mode", "passthrough", "-vf", &scale];
     let raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-y", "/dev/stdout"];
@@ -84,13 +84,13 @@ fn pictures(bytes: &[u8]) -> Vec<Vec<u8>> {
     out.chunks_exact(GRID * GRID * 3).map(<[u8]>::to_vec).collect()
 }
 
-fn apart(a: &[u8], b: &[u8]) -> f64 {
+pub(super) fn apart(a: &[u8], b: &[u8]) -> f64 {
     let sum: f64 = a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs()).sum();
     sum / a.len() as f64
 }
 
 /// The counters of `/metrics` whose name begins with `name`, by their labels.
-async fn counters(runner: &Runner, name: &str) -> BTreeMap<String, f64> {
+pub(super) async fn counters(runner: &Runner, name: &str) -> BTreeMap<String, f64> {
     let text = runner.get("/metrics").await.body;
     let lines = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
     lines

@@ -31,7 +31,7 @@ fn load(models: &Path, checked: &Checked) -> Result<Box<dyn FrameProcessor>, Pip
     registry::find("streamdiffusion").expect("registered").load(&cx, checked)
 }
 
-fn tiny_stream(json: Value) -> Box<dyn FrameProcessor> {
+pub(super) fn tiny_stream(json: Value) -> Box<dyn FrameProcessor> {
     load(Path::new("/nowhere"), &check(json)).unwrap_or_else(|error| panic!("{error}"))
 }
 

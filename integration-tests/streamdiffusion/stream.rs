@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use weir::graph::DType;
 use weir::models::controlnet::ControlNetConfig;
+use weir::models::depth::DepthConfig;
+use weir::models::hint::Hint;
 use weir::models::kl::KlConfig;
 use weir::models::stream::{self, Guidance, Mode, Sources, StreamConfig, Vae};
 use weir::models::synthetic::Synthetic;
@@ -42,7 +44,9 @@ fn stream(family: &str, config: &StreamConfig) -> Stream {
     let mut controls: Vec<Synthetic> =
         (0..config.controls.len()).map(|j| weights(&format!("controlnet-{family}-{j}"))).collect();
     let controls = controls.iter_mut().map(|source| source as &mut dyn Source).collect();
-    let model = stream::build(config, Sources { unet: &mut unet, vae: &mut vae, controls });
+    let mut depth = Synthetic::new("depth-1", 1.0);
+    let sources = Sources { unet: &mut unet, vae: &mut vae, controls, depth: Some(&mut depth) };
+    let model = stream::build(config, sources);
     let model = model.unwrap_or_else(|error| panic!("{error}"));
     Stream { graph: Graph::new(&model), config: config.clone() }
 }
@@ -94,7 +98,7 @@ impl Stream {
     fn call(&mut self, frames: Vec<u8>) -> HashMap<String, Data> {
         self.graph.set_where_there("frame", frames.clone());
         for j in 0..self.config.controls.len() {
-            self.graph.set(&format!("cond_{j}"), frames.clone());
+            self.graph.set_where_there(&format!("cond_{j}"), frames.clone());
         }
         let out = self.graph.run();
         for state in ["x_t_buffer", "stock_noise"] {
@@ -305,6 +309,33 @@ fn controlnets_follow_their_scales() {
             true => other("scales", &trace.latents, golden.get("latents")),
         }
     }
+}
+
+#[test]
+fn controlnets_are_given_what_the_graph_makes_of_the_frame() {
+    let golden = Golden::read("case-hints");
+    let depth = DepthConfig::from_json(&config("depth")).expect("config");
+    let hinted = |hints: [Hint; 2]| {
+        let mut wide = controlled(1);
+        wide.controls.iter_mut().zip(hints).for_each(|(control, hint)| control.hint = hint);
+        let mut made = stream("sd15", &wide);
+        made.prepare(&golden, "");
+        made.graph.set("cn_scale_0", vec![0.4]);
+        made.graph.set("cn_scale_1", vec![0.8]);
+        made
+    };
+    let mut made = hinted([Hint::SoftEdges, Hint::Depth(depth.clone())]);
+    assert_eq!((made.graph.shape("cond_0"), made.graph.shape("cond_1")), (None, None));
+    made.run(8).check("hints", &golden, "");
+    for hints in [[Hint::Given, Hint::Depth(depth.clone())], [Hint::SoftEdges, Hint::Given]] {
+        other("the frame itself", &hinted(hints).run(8).latents, golden.get("latents"));
+    }
+    other("turned round", &hinted([Hint::Depth(depth), Hint::SoftEdges]).run(8).latents, golden.get("latents"));
+    let text = StreamConfig { mode: Mode::Text, guidance: Guidance::None, ..controlled(1) };
+    assert!(text.check().is_ok());
+    let mut wrong = text;
+    wrong.controls[0].hint = Hint::SoftEdges;
+    assert!(matches!(wrong.check(), Err(ModelError::Config { .. })), "there is no frame");
 }
 
 #[test]

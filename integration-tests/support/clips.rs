@@ -11,6 +11,8 @@ use bytes::Bytes;
 pub struct Clip {
     /// FFmpeg's source of pictures, such as `testsrc2` or `color=c=0x2060c0`.
     pub source: &'static str,
+    /// Another source for the second half; empty for the same.
+    pub then: &'static str,
     /// `WIDTHxHEIGHT`; empty for no video.
     pub size: &'static str,
     /// Pictures a second.
@@ -27,7 +29,16 @@ pub struct Clip {
 
 impl Default for Clip {
     fn default() -> Self {
-        Self { source: "testsrc2", size: "320x240", fps: 30, seconds: 6, segment: 2, audio: "aac", b_frames: 0 }
+        Self {
+            source: "testsrc2",
+            then: "",
+            size: "320x240",
+            fps: 30,
+            seconds: 6,
+            segment: 2,
+            audio: "aac",
+            b_frames: 0,
+        }
     }
 }
 
@@ -40,17 +51,23 @@ impl Clip {
         made.entry(self.clone()).or_insert_with(|| Arc::new(self.make())).clone()
     }
 
-    fn video(&self) -> String {
-        let join = if self.source.contains('=') { ':' } else { '=' };
-        format!("{}{join}size={}:rate={}", self.source, self.size, self.fps)
+    fn video(&self, source: &str) -> String {
+        let join = if source.contains('=') { ':' } else { '=' };
+        format!("{source}{join}size={}:rate={}", self.size, self.fps)
     }
 
     fn make(&self) -> Vec<Bytes> {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("ffmpeg");
         command.args(["-v", "error", "-nostdin"]);
-        if !self.size.is_empty() {
-            command.args(["-f", "lavfi", "-i", &self.video()]);
+        if !self.then.is_empty() {
+            let half = (f64::from(self.seconds) / 2.0).to_string();
+            for source in [self.source, self.then] {
+                command.args(["-f", "lavfi", "-t", &half, "-i", &self.video(source)]);
+            }
+            command.args(["-filter_complex", "[0:v][1:v]concat=n=2:v=1[v]", "-map", "[v]"]);
+        } else if !self.size.is_empty() {
+            command.args(["-f", "lavfi", "-i", &self.video(self.source)]);
         }
         if !self.audio.is_empty() {
             command.args(["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]);

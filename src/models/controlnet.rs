@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::ModelError;
 use super::fields::Fields;
+use super::hint::Hint;
 use super::net::{Net, fixed};
 use super::unet::{self, Question, Trunk};
 use crate::graph::{Conv, DType, Tensor};
@@ -19,6 +20,8 @@ pub struct ControlNetConfig {
     pub embedding: Vec<u64>,
     /// Whether the condition picture is wanted blue first.
     pub bgr: bool,
+    /// Where its condition picture comes from, which is no part of its `config.json`.
+    pub hint: Hint,
 }
 
 /// What ControlNets add to a UNet.
@@ -50,6 +53,7 @@ impl ControlNetConfig {
                 false => vec![16, 32, 96, 256],
             },
             bgr: fields.text("controlnet_conditioning_channel_order") == Some("bgr"),
+            hint: Hint::Given,
         })
     }
 }

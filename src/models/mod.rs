@@ -10,6 +10,7 @@ pub mod controlnet;
 pub mod depth;
 mod fields;
 pub mod full;
+pub mod hint;
 pub mod kl;
 mod net;
 pub mod noise;

@@ -23,7 +23,7 @@
 //! | `delta` | f32 (1) | δ; only for `self` and `initialize` |
 //! | `add_noise` | f32 (1) | 1 adds noise between steps, 0 does not; absent for N = 1 |
 //! | `vae_noise` | f32 (F, 4, h, w) | standard noise of the KL encoder; only with [`Vae::Kl`] |
-//! | `cond_j`, `cn_scale_j` | u8 (F, H, W, C), f32 (1) | of ControlNet j |
+//! | `cond_j`, `cn_scale_j` | u8 (F, H, W, C), f32 (1) | of ControlNet j; no `cond_j` where [`Hint`] makes it of the frame |
 //! | `text_embeds`, `time_ids` | f32 (R, P), f32 (R, 6) | only for SDXL |
 //!
 //! # Outputs
@@ -36,6 +36,7 @@ pub mod similar;
 mod stages;
 
 use super::controlnet::{self, ControlNetConfig};
+use super::hint::{self, Hint};
 use super::kl::{self, KlConfig};
 use super::taesd::{self, TaesdConfig};
 use super::unet::{self, Added, Question, UnetConfig};
@@ -122,6 +123,8 @@ pub struct Sources<'a> {
     pub vae: &'a mut dyn Source,
     /// Of the ControlNets, in their order.
     pub controls: Vec<&'a mut dyn Source>,
+    /// Of the depth model, where a ControlNet has [`Hint::Depth`]. One model serves all of them.
+    pub depth: Option<&'a mut dyn Source>,
 }
 
 impl StreamConfig {
@@ -195,6 +198,13 @@ impl StreamConfig {
                 return Err(ModelError::config("controlnets", "a ControlNet belongs to another family of models"));
             }
             let reach = 1 << (control.embedding.len() - 1);
+            if control.hint != Hint::Given && self.mode == Mode::Text {
+                return Err(ModelError::config("controlnets", "there is no frame to make a condition picture of"));
+            }
+            if control.hint != Hint::Given && control.conditioning_channels != 3 {
+                let reason = format!("{}, what is made of the frame has 3", control.conditioning_channels);
+                return Err(ModelError::config("conditioning_channels", reason));
+            }
             if reach != grain {
                 let reason = format!("it reduces pictures by {reach}, the autoencoder by {grain}");
                 return Err(ModelError::config("conditioning_embedding_out_channels", reason));
@@ -213,24 +223,25 @@ pub fn build(config: &StreamConfig, sources: Sources<'_>) -> Result<Model, Model
     if sources.controls.len() != config.controls.len() {
         return Err(ModelError::config("controlnets", "not as many weights as ControlNets"));
     }
-    let Sources { unet, vae, controls } = sources;
+    let Sources { unet, vae, controls, depth } = sources;
     let mut builder = GraphBuilder::new("stream");
     let g = &mut builder;
     let [h, w] = config.latent();
     let channels = config.unet.out_channels;
     let frames = config.frame_buffer;
 
-    let start = match config.mode {
+    let (frame, start) = match config.mode {
         Mode::Image => {
             let frame = g.input("frame", DType::U8, [frames, config.height, config.width, 3])?;
-            encode(g, config, &mut *vae, &frame)?
+            let start = encode(g, config, &mut *vae, &frame)?;
+            (Some(frame), start)
         }
-        Mode::Text => g.input("latent", DType::F32, [frames, channels, h, w])?,
+        Mode::Text => (None, g.input("latent", DType::F32, [frames, channels, h, w])?),
     };
     let asked = Asked::inputs(g, config)?;
     let knobs = scheduler::Knobs::inputs(g, config)?;
     let batch = g.scope("scheduler", |g| scheduler::enter(g, config, &knobs, &start))?;
-    let prediction = predict(g, config, unet, controls, &asked, &batch.rows)?;
+    let prediction = predict(g, config, Predictors { unet, controls, depth }, frame.as_ref(), &asked, &batch.rows)?;
     let step = g.scope("scheduler", |g| scheduler::step(g, config, &knobs, &batch, &prediction))?;
 
     let image = decode(g, config, vae, &step.x0)?;
@@ -276,15 +287,25 @@ impl Asked {
     }
 }
 
-/// The UNet's prediction for `sample` (R, 4, h, w), with what the ControlNets add.
+/// The weights that a prediction is made with.
+struct Predictors<'a> {
+    unet: &'a mut dyn Source,
+    controls: Vec<&'a mut dyn Source>,
+    depth: Option<&'a mut dyn Source>,
+}
+
+/// The UNet's prediction for `sample` (R, 4, h, w), with what the ControlNets add. `frame` (F, H, W, 3) is what condition
+/// pictures are made of.
 fn predict(
     g: &mut GraphBuilder,
     config: &StreamConfig,
-    unet: &mut dyn Source,
-    controls: Vec<&mut dyn Source>,
+    sources: Predictors<'_>,
+    frame: Option<&Tensor>,
     asked: &Asked,
     sample: &Tensor,
 ) -> Result<Tensor, ModelError> {
+    let Predictors { unet, controls, mut depth } = sources;
+    let (mut edges, mut depths) = (None, None);
     let question = || Question {
         sample,
         timestep: &asked.timestep,
@@ -293,12 +314,43 @@ fn predict(
     };
     let mut residuals = Vec::with_capacity(controls.len());
     for (j, (control, source)) in config.controls.iter().zip(controls).enumerate() {
-        let shape = [config.frame_buffer, config.height, config.width, control.conditioning_channels];
-        let picture = g.input(&format!("cond_{j}"), DType::U8, shape)?;
+        let no_frame = || ModelError::config("controlnets", "there is no frame to make a condition picture of");
+        // What several ControlNets are given is made once.
+        let made = match &control.hint {
+            Hint::Given => None,
+            Hint::SoftEdges => {
+                if edges.is_none() {
+                    let frame = frame.ok_or_else(no_frame)?;
+                    edges = Some(g.scope("soft_edges", |g| hint::soft_edges(g, frame))?);
+                }
+                edges.clone()
+            }
+            Hint::Depth(config_of) => {
+                if depths.is_none() {
+                    let frame = frame.ok_or_else(no_frame)?;
+                    let missing = || ModelError::config("controlnets", "no weights of a depth model are given");
+                    let source = depth.take().ok_or_else(missing)?;
+                    let precision = config.precision;
+                    depths = Some(g.scope("depth", |g| Ok(hint::depth_map(g, config_of, source, precision, frame)))??);
+                }
+                depths.clone()
+            }
+        };
+        let given = match &made {
+            Some(_) => None,
+            None => {
+                let shape = [config.frame_buffer, config.height, config.width, control.conditioning_channels];
+                Some(g.input(&format!("cond_{j}"), DType::U8, shape)?)
+            }
+        };
         let scale = g.input(&format!("cn_scale_{j}"), DType::F32, [1])?;
         let mut net = Net::new(g, source, config.precision);
         residuals.push(net.place(&format!("controlnet.{j}"), |net| {
-            let condition = controlnet::condition(net, &picture)?;
+            let condition = match (made, &given) {
+                (Some(made), _) => made,
+                (None, Some(picture)) => controlnet::condition(net, picture)?,
+                (None, None) => return Err(no_frame()),
+            };
             controlnet::build(net, control, &question(), &condition, &scale)
         })?);
     }

@@ -1,15 +1,17 @@
 //! The parts of a frame as graphs of their own, to see what each of them costs.
 
-use super::{Asked, Mode, Sources, StreamConfig, bytes, decode, encode, predict};
+use super::{Asked, Mode, Predictors, Sources, StreamConfig, bytes, decode, encode, predict};
 use crate::graph::{DType, GraphBuilder, Model};
 use crate::models::ModelError;
+use crate::models::hint::Hint;
 
 /// A part of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// `frame` u8 (F, H, W, 3) to `latent` f32 (F, 4, h, w).
     Encode,
-    /// `sample` f32 (R, 4, h, w) with the prompt to `prediction` f32 (R, 4, h, w): the UNet and the ControlNets.
+    /// `sample` f32 (R, 4, h, w) with the prompt to `prediction` f32 (R, 4, h, w): the UNet and the ControlNets, whose
+    /// condition pictures are made of `frame` where it has to be there.
     Predict,
     /// `x0` f32 (F, 4, h, w) to `frame_out` u8 (F, H, W, 3).
     Decode,
@@ -48,7 +50,13 @@ pub fn stage(config: &StreamConfig, sources: Sources<'_>, stage: Stage) -> Resul
         Stage::Predict => {
             let sample = g.input("sample", DType::F32, [rows, channels, h, w])?;
             let asked = Asked::inputs(g, config)?;
-            predict(g, config, sources.unet, sources.controls, &asked, &sample)?
+            let hinted = config.controls.iter().any(|control| control.hint != Hint::Given);
+            let frame = match hinted {
+                true => Some(g.input("frame", DType::U8, [frames, config.height, config.width, 3])?),
+                false => None,
+            };
+            let Sources { unet, controls, depth, .. } = sources;
+            predict(g, config, Predictors { unet, controls, depth }, frame.as_ref(), &asked, &sample)?
         }
         Stage::Decode => {
             let x0 = g.input("x0", DType::F32, [frames, channels, h, w])?;

@@ -1,6 +1,6 @@
 //! The list of ControlNets.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::params::{TINY, refused};
 use crate::models::weights::Family;
@@ -12,7 +12,90 @@ use crate::pipeline::params::Kind;
 pub(super) struct Control {
     pub model: String,
     pub scale: f32,
+    pub preprocessor: Preprocessor,
 }
+
+/// What makes a ControlNet's picture of the frame.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Preprocessor {
+    /// The frame itself.
+    Passthrough,
+    /// Canny's edges, by the lower and the upper threshold of the gradient, 0 to 2040. On the host.
+    Canny([f32; 2]),
+    /// The frame mixed with the model's last picture, which has this share of it. On the host.
+    Feedback(f32),
+    /// Soft edges, in the graph.
+    SoftEdge,
+    /// Depth, in the graph.
+    Depth,
+}
+
+/// What the graph is to make of the frame for a ControlNet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    /// Nothing; a picture is given with every frame.
+    Outside,
+    SoftEdge,
+    Depth,
+}
+
+impl Preprocessor {
+    /// The part of it that is in the graph.
+    pub fn made(self) -> Made {
+        match self {
+            Preprocessor::SoftEdge => Made::SoftEdge,
+            Preprocessor::Depth => Made::Depth,
+            Preprocessor::Passthrough | Preprocessor::Canny(_) | Preprocessor::Feedback(_) => Made::Outside,
+        }
+    }
+
+    /// Reads `preprocessor_params` of the preprocessor `name`; the reason is about the key that it gives.
+    fn read(name: &str, params: Option<&Value>) -> Result<Self, (String, String)> {
+        let empty = Map::new();
+        let params = match params {
+            None | Some(Value::Null) => &empty,
+            Some(Value::Object(params)) => params,
+            Some(_) => return Err((String::new(), "Input should be a valid dictionary".to_owned())),
+        };
+        let knows = |keys: &[&str]| match params.keys().find(|key| !keys.contains(&key.as_str())) {
+            None => Ok(()),
+            Some(key) if keys.is_empty() => Err((format!(".{key}"), format!("{name} takes no parameters here"))),
+            Some(key) => Err((format!(".{key}"), format!("{name} takes {} here", keys.join(" and ")))),
+        };
+        let number = |key: &str, default: f64, max: f64| match params.get(key) {
+            None => Ok(default as f32),
+            Some(given) => match (Kind::Float { default, min: 0.0, max }).take(given) {
+                Ok(value) => Ok(value.as_f64().unwrap_or(default) as f32),
+                Err(reason) => Err((format!(".{key}"), reason)),
+            },
+        };
+        match name {
+            "passthrough" | "external" => knows(&[]).map(|()| Preprocessor::Passthrough),
+            "soft_edge" => knows(&[]).map(|()| Preprocessor::SoftEdge),
+            "depth_tensorrt" => knows(&[]).map(|()| Preprocessor::Depth),
+            "canny" => {
+                knows(&["low_threshold", "high_threshold"])?;
+                // No gradient is larger: 4 · 255 right, and as much down.
+                let threshold = |key, default| number(key, default, 2040.0);
+                Ok(Preprocessor::Canny([threshold("low_threshold", 100.0)?, threshold("high_threshold", 200.0)?]))
+            }
+            "feedback" => {
+                knows(&["feedback_strength"])?;
+                Ok(Preprocessor::Feedback(number("feedback_strength", 0.5, 1.0)?))
+            }
+            _ => Err((NAME.to_owned(), format!("{name} is not built here; {} are", BUILT.join(", ")))),
+        }
+    }
+}
+
+/// Stands for the name itself among what is wrong with a preprocessor.
+const NAME: &str = "name";
+
+/// The preprocessors that are built.
+pub(super) const BUILT: &[&str] = &["passthrough", "external", "canny", "soft_edge", "depth_tensorrt", "feedback"];
+
+/// The weights that stand for the engine of `depth_tensorrt`.
+pub(super) const DEPTH_MODEL: &str = "depth-anything/Depth-Anything-V2-Small-hf";
 
 /// The ControlNets of each family, in the order of the presets.
 pub(super) fn known(family: Family) -> &'static [&'static str] {
@@ -125,16 +208,19 @@ pub(super) fn read(given: &Value, family: Family, model: &str) -> Result<Vec<Con
         if !enabled {
             continue;
         }
-        if preprocessor != "passthrough" {
-            return Err(refused(&at("preprocessor"), format!("{preprocessor} is not built here; only passthrough is")));
-        }
+        let preprocessor = Preprocessor::read(preprocessor, object.get("preprocessor_params")).map_err(
+            |(key, reason)| match &*key {
+                NAME => refused(&at("preprocessor"), reason),
+                key => refused(&at(&format!("preprocessor_params{key}")), reason),
+            },
+        )?;
         if number("control_guidance_start", 0.0)? != 0.0 || number("control_guidance_end", 1.0)? != 1.0 {
             return Err(refused(&at("control_guidance_start"), "guidance for a part of the steps is not built here"));
         }
         if !matches!(object.get("conditioning_channels").map(Value::as_u64), None | Some(Some(3))) {
             return Err(refused(&at("conditioning_channels"), "only pictures of 3 channels are built here"));
         }
-        controls.push(Control { model: id.to_owned(), scale: scale as f32 });
+        controls.push(Control { model: id.to_owned(), scale: scale as f32, preprocessor });
     }
     if family == Family::Sdxl && controls.len() > 3 {
         let reason =
@@ -161,8 +247,10 @@ pub(super) fn schema() -> Value {
                 "model_id": {"type": "string", "enum": all},
                 "conditioning_scale": {"type": "number", "default": 1.0},
                 "conditioning_channels": {"type": ["integer", "null"], "default": null},
-                "preprocessor": {"type": "string", "enum": PREPROCESSORS, "default": "passthrough"},
-                "preprocessor_params": {"type": "object", "default": {}},
+                "preprocessor": {"type": "string", "enum": PREPROCESSORS, "default": "passthrough",
+                    "description": format!("Makes its picture of the frame. Built here: {}.", BUILT.join(", "))},
+                "preprocessor_params": {"type": "object", "default": {},
+                    "description": "canny: low_threshold, high_threshold; feedback: feedback_strength."},
                 "enabled": {"type": "boolean", "default": true},
                 "control_guidance_start": {"type": "number", "default": 0.0},
                 "control_guidance_end": {"type": "number", "default": 1.0},

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::controls::{DEPTH_MODEL, Made};
 use super::params::{Settings, Shape, TINY};
 use super::place::Place;
 use super::processor::{Parts, Stream, Through};
@@ -10,6 +11,8 @@ use super::text::{Clips, Prompts, TOKENS, Tiny};
 use crate::graph::{DType, Model};
 use crate::inference::{Graph, Provider, Runtime};
 use crate::models::controlnet::ControlNetConfig;
+use crate::models::depth::DepthConfig;
+use crate::models::hint::Hint;
 use crate::models::schedule::Schedule;
 use crate::models::stream::{self, Mode, Sources, StreamConfig, Vae};
 use crate::models::taesd::TaesdConfig;
@@ -57,7 +60,7 @@ fn stream_config(
 ) -> StreamConfig {
     StreamConfig {
         steps: shape.steps as u64,
-        frame_buffer: 1,
+        frame_buffer: shape.frame_buffer as u64,
         guidance: shape.guidance,
         mode: Mode::Image,
         height: shape.size.height.into(),
@@ -103,27 +106,53 @@ fn real(cx: &LoadContext<'_>, place: &Place<'_>, shape: &Shape) -> Result<Parts,
     let vae_weights = tiny.weights(Component::TinyVae, place.precision).map_err(failed)?;
     let mut controls = Vec::with_capacity(shape.controls.len());
     let mut control_weights = Vec::with_capacity(shape.controls.len());
-    for id in &shape.controls {
+    let depth = match shape.controls.iter().any(|(_, made)| *made == Made::Depth) {
+        true => Some(depth_model(&cx.models)?),
+        false => None,
+    };
+    for (id, made) in &shape.controls {
         let control = Repository::find(&cx.models, id).map_err(failed)?;
         let json = control.config(Component::ControlNet).map_err(failed)?;
-        controls.push(ControlNetConfig::from_json(&json).map_err(failed)?);
+        let hint = hint(*made, depth.as_ref().map(|(config, _)| config));
+        controls.push(ControlNetConfig { hint, ..ControlNetConfig::from_json(&json).map_err(failed)? });
         control_weights.push(control.weights(Component::ControlNet, place.precision).map_err(failed)?);
     }
     (cx.progress)("loading the text encoder");
     let clips = Clips::load(place, &model, &loras)?;
     (cx.progress)("building the graph");
     let config = stream_config(shape, place.precision, unet, vae, controls);
-    let all: Vec<&Weights> = [&unet_weights, &vae_weights].into_iter().chain(&control_weights).collect();
+    let depth_weights = depth.as_ref().map(|(_, weights)| weights);
+    let all: Vec<&Weights> =
+        [&unet_weights, &vae_weights].into_iter().chain(&control_weights).chain(depth_weights).collect();
     let session = place.session("stream", true, &all, |sources| {
-        let [unet, vae, controls @ ..] = sources else {
+        let [unet, vae, others @ ..] = sources else {
             return Err(ModelError::config("model", "weights of two models are needed"));
         };
+        let (controls, depth) = others.split_at_mut(control_weights.len());
         let controls = controls.iter_mut().map(|source| &mut **source as &mut dyn Source).collect();
-        let model = stream::build(&config, Sources { unet: &mut **unet, vae: &mut **vae, controls })?;
+        let depth = depth.first_mut().map(|source| &mut **source as &mut dyn Source);
+        let model = stream::build(&config, Sources { unet: &mut **unet, vae: &mut **vae, controls, depth })?;
         (cx.progress)("loading the graph");
         Ok(model)
     })?;
     Ok(Parts { session, config, schedule, prompts: Prompts::new(Box::new(clips)), filter: None })
+}
+
+/// What the graph makes of the frame for a ControlNet.
+fn hint(made: Made, depth: Option<&DepthConfig>) -> Hint {
+    match (made, depth) {
+        (Made::SoftEdge, _) => Hint::SoftEdges,
+        (Made::Depth, Some(config)) => Hint::Depth(config.clone()),
+        _ => Hint::Given,
+    }
+}
+
+/// The depth model that stands for the engine of the preprocessor.
+fn depth_model(models: &Path) -> Result<(DepthConfig, Weights), PipelineError> {
+    let found = Repository::find(models, DEPTH_MODEL).map_err(failed)?;
+    let json = found.json(Path::new("config.json")).map_err(failed)?;
+    let weights = Weights::open(&found.root().join("model.safetensors")).map_err(failed)?;
+    Ok((DepthConfig::from_json(&json).map_err(failed)?, weights))
 }
 
 /// The model called `id`; or the one that `models` itself is, whatever it is called.
@@ -191,17 +220,23 @@ fn made_up(cx: &LoadContext<'_>, place: &Place<'_>, shape: &Shape) -> Result<Par
 
 fn tiny_stream(shape: &Shape, precision: DType) -> Result<(StreamConfig, Model), ModelError> {
     let names: Vec<String> =
-        shape.controls.iter().map(|id| id.replace("weir/tiny-control-", "controlnet-sd15-")).collect();
+        shape.controls.iter().map(|(id, _)| id.replace("weir/tiny-control-", "controlnet-sd15-")).collect();
+    let depth = DepthConfig::from_json(&tiny::config("depth-1")?)?;
     let unet = UnetConfig::from_json(&tiny::config("unet-sd15")?)?;
     let vae = TaesdConfig::from_json(&tiny::config("taesd")?)?;
-    let controls: Result<_, ModelError> =
-        names.iter().map(|name| ControlNetConfig::from_json(&tiny::config(name)?)).collect();
+    let control = |(name, (_, made)): (&String, &(String, Made))| {
+        let config = ControlNetConfig::from_json(&tiny::config(name)?)?;
+        Ok(ControlNetConfig { hint: hint(*made, Some(&depth)), ..config })
+    };
+    let controls: Result<_, ModelError> = names.iter().zip(&shape.controls).map(control).collect();
     let config = stream_config(shape, precision, unet, vae, controls?);
     let mut controls = names.iter().map(|name| tiny::weights(name)).collect::<Result<Vec<_>, _>>()?;
+    let mut depth_weights = tiny::weights("depth-1")?;
     let sources = Sources {
         unet: &mut tiny::weights("unet-sd15")?,
         vae: &mut tiny::weights("taesd")?,
         controls: controls.iter_mut().map(|source| source as &mut dyn Source).collect(),
+        depth: Some(&mut depth_weights),
     };
     let model = stream::build(&config, sources)?;
     Ok((config, model))

@@ -4,8 +4,10 @@
 //! tensor that [`FrameProcessor::apply`] writes between two frames. Behind an update, and at the first frame of a stream,
 //! the rows of the stream batch are filled from that one frame, so that the update is seen at once.
 
+mod canny;
 mod controls;
 mod folder;
+mod gather;
 mod load;
 mod noise;
 mod params;
@@ -79,7 +81,8 @@ impl Pipeline for StreamDiffusion {
         self.name
     }
 
-    /// The preset of the live runner without its ControlNets, whose preprocessors are not built.
+    /// The preset of the live runner without its ControlNets and its IP-Adapter, which are not built in whole: some of their
+    /// preprocessors are missing.
     fn initial(&self) -> Params {
         let mut params = Params::new();
         params.insert("model_id".to_owned(), self.model.into());

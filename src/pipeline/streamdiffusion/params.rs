@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::controls::{self, Control};
+use super::controls::{self, Control, Made, Preprocessor};
 use crate::frame::Size;
 use crate::models::blend::Blend;
 use crate::models::stream::Guidance;
@@ -54,8 +54,10 @@ pub(super) struct Shape {
     pub size: Size,
     pub steps: usize,
     pub guidance: Guidance,
-    /// The ControlNets' models, in their order.
-    pub controls: Vec<String>,
+    /// The ControlNets' models, in their order, and what the graph makes of the frame for each.
+    pub controls: Vec<(String, Made)>,
+    /// Frames a call of the graph, F.
+    pub frame_buffer: usize,
     /// LoRA files or repositories and their weights.
     pub loras: Vec<(String, f64)>,
     pub lcm_lora: bool,
@@ -80,6 +82,7 @@ pub(super) struct Live {
     /// Whether seeds start the generator of the GPU.
     pub cuda_noise: bool,
     pub control_scales: Vec<f32>,
+    pub preprocessors: Vec<Preprocessor>,
     pub similar_threshold: f32,
     pub similar_max_skip: u32,
 }
@@ -191,11 +194,18 @@ const FIELDS: &[Field] = &[
         SAFETY_THRESHOLD,
     ),
     flag("use_denoising_batch", "Stream batch", "Only true: all steps of the stream in one batch.", true),
+    Field {
+        name: "frame_buffer_size",
+        title: "Frames a call",
+        about: "So many frames are gathered and painted at once: more pictures a second on a GPU that one frame does not \
+                fill, each shown that many frames less one later. A change reloads.",
+        kind: Kind::Int { default: 1, min: 1, max: 16, multiple_of: 1 },
+    },
     flag(
         "refill",
         "Fill at once",
         "Take the first frame, and the first behind an update, through all steps at once, so that it is seen at once; \
-         otherwise steps - 1 frames pass before it is.",
+         otherwise as many frames pass before it is as steps and frame buffer hold.",
         true,
     ),
     flag("do_add_noise", "Noise between steps", "Add each step's noise to what comes to it.", true),
@@ -389,7 +399,8 @@ impl Settings {
                 size: checked.size,
                 steps: t_index.len(),
                 guidance,
-                controls: controls.iter().map(|control| control.model.clone()).collect(),
+                controls: controls.iter().map(|control| (control.model.clone(), control.preprocessor.made())).collect(),
+                frame_buffer: count("frame_buffer_size") as usize,
                 loras: loras(value("lora_dict"), model)?,
                 lcm_lora: flag("use_lcm_lora") && !model.contains("turbo") && model != TINY,
                 half: match text("precision") {
@@ -424,6 +435,7 @@ impl Settings {
                 },
                 cuda_noise: text("seed_generator") != "cpu",
                 control_scales: controls.iter().map(|control| control.scale).collect(),
+                preprocessors: controls.iter().map(|control| control.preprocessor).collect(),
                 similar_threshold: number("similar_image_filter_threshold") as f32,
                 similar_max_skip: u32::try_from(count("similar_image_filter_max_skip_frame")).unwrap_or(10),
             },

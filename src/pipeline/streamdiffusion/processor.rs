@@ -1,5 +1,6 @@
 //! The loaded pipeline: one graph a frame, its numbers held as tensors, its state carried from run to run.
 
+use super::gather::Gather;
 use super::noise::noise;
 use super::params::{Live, Settings};
 use super::similar::Filter;
@@ -29,6 +30,7 @@ pub(super) struct Stream {
     ports: Ports,
     settings: Settings,
     pool: FramePool,
+    gather: Gather,
     /// The last picture, for frames that are skipped.
     last: Vec<u8>,
     /// Whether the last frame was skipped.
@@ -50,7 +52,8 @@ struct Ports {
     delta: Option<Input<f32>>,
     add_noise: Option<Input<f32>>,
     pooled: Option<(Input<f32>, Input<f32>)>,
-    conds: Vec<Input<u8>>,
+    /// `None` where the graph makes the picture of the frame.
+    conds: Vec<Option<Input<u8>>>,
     scales: Vec<Input<f32>>,
 }
 
@@ -86,6 +89,7 @@ impl Stream {
             ports,
             settings: settings.clone(),
             pool,
+            gather: Gather::new(&settings.shape),
             last: vec![0; pixels],
             skipped: false,
             refill: true,
@@ -95,6 +99,7 @@ impl Stream {
         // Once over grey, so that the first frame of a stream is as fast as the next.
         let (grey, mut out) = (vec![128; pixels], vec![0; pixels]);
         for _ in 0..stream.session.warm_runs() {
+            stream.gather.take(&grey, true);
             stream.run(1, &grey, &mut out).map_err(load_error)?;
         }
         stream.reset();
@@ -154,20 +159,27 @@ impl Stream {
         if let Some(filter) = &mut self.filter {
             filter.hold(live.similar_threshold, live.similar_max_skip)?;
         }
+        self.gather.apply(&self.settings.shape, live);
         match &ports.stock_noise {
             Some(stock) if noise.is_some() => session.clear(stock),
             _ => Ok(()),
         }
     }
 
-    /// Runs the graph over one frame, `passes` times on end.
+    /// Runs the graph over a call's frames, of which `from` is the last, `passes` times on end. Its only picture goes to `to`,
+    /// several stay in the gatherer.
     fn run(&mut self, passes: u32, from: &[u8], to: &mut [u8]) -> Result<(), InferenceError> {
-        let Self { session, ports, .. } = self;
+        let mut made = self.gather.lend();
+        let Self { session, ports, gather, .. } = self;
         // Borrows of this run's buffers: a list that cannot outlive it.
         let mut feeds = Vec::with_capacity(1 + ports.conds.len());
-        feeds.push(ports.frame.feed(from));
-        feeds.extend(ports.conds.iter().map(|cond| cond.feed(from)));
-        session.run_times(passes, &feeds, &mut [ports.out.fetch(to)])
+        feeds.push(ports.frame.feed(gather.frames(from)));
+        let conds = ports.conds.iter().enumerate();
+        feeds.extend(conds.filter_map(|(j, cond)| Some(cond.as_ref()?.feed(gather.condition(j, from)))));
+        let out = if made.is_empty() { to } else { &mut made[..] };
+        let done = session.run_times(passes, &feeds, &mut [ports.out.fetch(out)]);
+        gather.give(made, done.is_err());
+        done
     }
 }
 
@@ -222,7 +234,14 @@ impl Ports {
             delta: one(session, "delta")?,
             add_noise: one(session, "add_noise")?,
             pooled,
-            conds: controls.clone().map(|j| session.input(&format!("cond_{j}"), &picture)).collect::<Result<_, _>>()?,
+            conds: controls
+                .clone()
+                .map(|j| format!("cond_{j}"))
+                .map(|name| match there(session, &name) {
+                    true => session.input(&name, &picture).map(Some),
+                    false => Ok(None),
+                })
+                .collect::<Result<_, _>>()?,
             scales: controls.map(|j| session.input(&format!("cn_scale_{j}"), &[1])).collect::<Result<_, _>>()?,
         })
     }
@@ -268,8 +287,15 @@ impl FrameProcessor for Stream {
         }
         self.skipped = false;
         // New numbers are seen at once: every row goes the whole way with them, from this frame.
-        let passes = if self.refill && self.settings.live.refill { self.config.steps as u32 } else { 1 };
-        self.run(passes, &frame.data, &mut out.data).map_err(frame_error)?;
+        let fill = self.refill && self.settings.live.refill;
+        let passes = if fill { self.config.steps as u32 } else { 1 };
+        if self.gather.take(&frame.data, fill) {
+            self.run(passes, &frame.data, &mut out.data).map_err(frame_error)?;
+            self.gather.keep(&out.data);
+        }
+        if self.config.frame_buffer > 1 {
+            self.gather.show(&mut out.data);
+        }
         self.refill = false;
         if self.filter.is_some() {
             self.last.copy_from_slice(&out.data);
@@ -292,6 +318,7 @@ impl FrameProcessor for Stream {
             tracing::error!(%error, "The state of the stream before could not be cleared.");
         }
         self.last.fill(0);
+        self.gather.reset();
         self.refill = true;
         if let Some(filter) = &mut self.filter {
             filter.reset();

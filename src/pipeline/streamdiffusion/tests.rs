@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::StreamDiffusion;
+use super::controls::{Made, Preprocessor};
 use super::params::Settings;
 use crate::frame::Size;
 use crate::inference::Provider;
@@ -91,6 +92,8 @@ fn wrong_values_are_named() {
     refused(json!({"width": 100}), "width", "multiple of 64");
     refused(json!({"lora_dict": {"a": "b"}}), "lora_dict.a", "valid number");
     refused(json!({"cfg_type": "half"}), "cfg_type", "Input should be");
+    refused(json!({"frame_buffer_size": 0}), "frame_buffer_size", "greater than or equal to 1");
+    refused(json!({"frame_buffer_size": 17}), "frame_buffer_size", "less than or equal to 16");
 }
 
 #[test]
@@ -118,17 +121,64 @@ fn controlnets_are_those_of_the_family() {
     let with = |model: &str, list: Value| json!({"model_id": model, "controlnets": list});
     let sd15 = "Lykon/dreamshaper-8";
     let taken = settings(with(sd15, json!([{"model_id": canny, "conditioning_scale": 0.4}])));
-    assert_eq!((taken.shape.controls, taken.live.control_scales), (vec![canny.to_owned()], vec![0.4]));
+    assert_eq!((taken.shape.controls, taken.live.control_scales), (vec![(canny.to_owned(), Made::Outside)], vec![0.4]));
     let off = settings(with(sd15, json!([{"model_id": canny, "enabled": false, "preprocessor": "canny"}])));
     assert!(off.shape.controls.is_empty());
     refused(with("stabilityai/sd-turbo", json!([{"model_id": canny}])), "controlnets", "Invalid ControlNets for model");
     let twice = json!([{"model_id": canny}, {"model_id": canny}]);
     refused(with(sd15, twice), "controlnets", "Duplicate controlnet model_id");
     refused(with(sd15, json!([{}])), "controlnets.0.model_id", "Field required");
-    let edges = json!([{"model_id": canny, "preprocessor": "canny"}]);
-    refused(with(sd15, edges), "controlnets.0.preprocessor", "canny is not built here");
     refused(with(sd15, json!([{"model_id": canny, "scale": 1}])), "controlnets.0.scale", "Extra inputs");
     refused(with(sd15, json!("all")), "controlnets", "valid list");
+}
+
+#[test]
+fn preprocessors_are_read_with_their_parameters_or_refused_by_name() {
+    let canny = "lllyasviel/control_v11p_sd15_canny";
+    let with = |name: &str, params: Value| {
+        json!({"model_id": "Lykon/dreamshaper-8",
+               "controlnets": [{"model_id": canny, "preprocessor": name, "preprocessor_params": params}]})
+    };
+    for (name, params, read) in [
+        ("passthrough", json!({}), Preprocessor::Passthrough),
+        ("external", json!({}), Preprocessor::Passthrough),
+        ("canny", json!({}), Preprocessor::Canny([100.0, 200.0])),
+        ("canny", json!({"low_threshold": "30", "high_threshold": 90.5}), Preprocessor::Canny([30.0, 90.5])),
+        ("feedback", json!({}), Preprocessor::Feedback(0.5)),
+        ("feedback", json!({"feedback_strength": 1}), Preprocessor::Feedback(1.0)),
+        ("soft_edge", json!({}), Preprocessor::SoftEdge),
+        ("depth_tensorrt", json!({}), Preprocessor::Depth),
+    ] {
+        let taken = settings(with(name, params));
+        assert_eq!(taken.live.preprocessors, [read], "{name}");
+        assert_eq!(taken.shape.controls, [(canny.to_owned(), read.made())]);
+    }
+    for name in ["openpose", "pose_tensorrt", "hed", "lineart", "temporal_net_tensorrt", "mediapipe_pose", "blur"] {
+        let why =
+            format!("{name} is not built here; passthrough, external, canny, soft_edge, depth_tensorrt, feedback are");
+        refused(with(name, json!({})), "controlnets.0.preprocessor", &why);
+    }
+    refused(with("scribble", json!({})), "controlnets.0.preprocessor", "name of a preprocessor");
+    let key = "controlnets.0.preprocessor_params";
+    refused(with("canny", json!({"low_threshold": -1})), &format!("{key}.low_threshold"), "greater than or equal to 0");
+    refused(
+        with("canny", json!({"sigma": 1})),
+        &format!("{key}.sigma"),
+        "canny takes low_threshold and high_threshold",
+    );
+    refused(with("passthrough", json!({"image_resolution": 256})), &format!("{key}.image_resolution"), "no parameters");
+    refused(
+        with("feedback", json!({"feedback_strength": 2})),
+        &format!("{key}.feedback_strength"),
+        "less than or equal",
+    );
+    refused(with("canny", json!([])), key, "valid dictionary");
+    // On the host it is a number of the next frame, in the graph another graph.
+    let base = settings(with("passthrough", json!({})));
+    for (name, hot) in [("canny", true), ("feedback", true), ("soft_edge", false), ("depth_tensorrt", false)] {
+        let other = settings(with(name, json!({})));
+        assert_eq!((other.shape == base.shape, other.live == base.live), (hot, false), "{name}");
+    }
 }
 
 #[test]
@@ -153,6 +203,7 @@ fn what_needs_another_graph_is_told_from_what_does_not() {
         json!({"lora_dict": {"a": 1}}),
         json!({"precision": "fp16"}),
         json!({"enable_similar_image_filter": true}),
+        json!({"frame_buffer_size": 2}),
     ] {
         assert!(settings(cold.clone()).shape != base.shape, "{cold}");
     }
