@@ -3,7 +3,9 @@
 use crate::frame::{FramePool, PixelFormat, Size, Timestamp, VideoFrame};
 use crate::inference::InferenceError;
 use crate::pipeline::streamdiffusion::{self, StreamDiffusion};
-use crate::pipeline::{Applied, Checked, FrameProcessor, LoadContext, ParamError, Params, Pipeline, PipelineError};
+use crate::pipeline::{
+    Applied, Checked, FrameProcessor, LoadContext, ParamError, Params, Pipeline, PipelineError, Provider,
+};
 use crate::workflow::lower::{Data, Piped};
 
 /// A picture and what the pipeline makes of it.
@@ -83,6 +85,11 @@ impl Piping {
     /// Whether the last frame gave the picture before once more.
     pub fn similar(&self) -> bool {
         self.processor.similar()
+    }
+
+    /// Where its graphs run.
+    pub fn provider(&self) -> Option<Provider> {
+        self.processor.provider()
     }
 
     pub fn reset(&mut self) {

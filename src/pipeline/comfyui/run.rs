@@ -130,6 +130,7 @@ impl Stages {
     pub fn provider(&self) -> Option<Provider> {
         self.stages.iter().find_map(|stage| match &stage.runs {
             Runs::Graph { session, .. } => Some(session.provider()),
+            Runs::Pipeline(piping) => piping.provider(),
             Runs::Host(_) => None,
         })
     }
