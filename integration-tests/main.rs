@@ -26,3 +26,4 @@ mod webrtc;
 mod workflow;
 mod workflow_images;
 mod workflow_sd;
+mod workflow_sound;

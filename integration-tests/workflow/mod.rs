@@ -1,5 +1,7 @@
 //! ComfyUI workflows through real processes and sockets.
 
+mod sound;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;

@@ -16,7 +16,7 @@ use super::outbox::{Meta, Next, Picture};
 use super::shared::{ENCODE, Shared, Streams};
 use crate::frame::{PixelFormat, Size, Stamps, Timestamp, VideoFrame};
 use crate::media::{AudioHold, Chunk, HoldConfig, MediaError, Output, OutputConfig, SegmentSink, VideoOut};
-use crate::metering::{FrameRecord, Kind, Place, Queue};
+use crate::metering::{FrameRecord, Kind, Place, Queue, Silenced};
 use crate::pipeline::overlay::Overlay;
 use crate::trickle::{EndReason, Publisher, SegmentWriter, TrickleError};
 
@@ -101,6 +101,7 @@ pub fn spawn_encoder(
             size,
             kept: None,
             overlay: None,
+            silenced: [0; 3],
         };
         let result = encoder.run();
         encoder.shared.drops_at(Place::End, encoder.sink.held.len() as u64);
@@ -124,6 +125,8 @@ struct Encoder {
     /// The last good picture and when it was made.
     kept: Option<(VideoFrame, Instant)>,
     overlay: Option<(Overlay, VideoFrame)>,
+    /// Packets of sound that are counted as lost already: held for too long, out of order, damaged.
+    silenced: [u64; 3],
 }
 
 impl Encoder {
@@ -159,6 +162,7 @@ impl Encoder {
                     // No picture comes any more that the held audio could wait for.
                     self.release(now + AT_THE_END)?;
                     self.output.finish(&mut self.sink)?;
+                    self.count_sound();
                     self.shared.busy[ENCODE].clear();
                     return Ok(());
                 }
@@ -173,7 +177,20 @@ impl Encoder {
         while let Some(packet) = self.hold.take(now) {
             self.output.audio(&packet, &mut self.sink)?;
         }
+        self.count_sound();
         Ok(())
+    }
+
+    /// Adds what was lost of the sound since the last call to the counters.
+    fn count_sound(&mut self) {
+        let (hold, output) = (self.hold.stats(), self.output.stats());
+        let lost = [hold.dropped_full + hold.dropped_early, output.dropped_audio, output.undecodable_audio];
+        for ((place, lost), known) in
+            [Silenced::Held, Silenced::Order, Silenced::Damaged].into_iter().zip(lost).zip(&mut self.silenced)
+        {
+            self.shared.metrics.silenced(place, lost - *known);
+            *known = lost;
+        }
     }
 
     fn video(&mut self, picture: Picture) -> Result<(), MediaError> {

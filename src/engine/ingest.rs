@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::fresh::Average;
 use super::outbox::{Meta, Picture};
 use super::shared::{DECODE, Shared, Streams};
+use super::sound::SoundWay;
 use crate::frame::{PixelFormat, Size, Timestamp, VideoFrame};
 use crate::media::{AudioPacket, DropReason, Input, InputConfig, InputEvent, InputSink};
 use crate::metering::{Place, Queue};
@@ -158,7 +159,8 @@ fn decode(
         Err(error) => return give_up(format!("The decoder could not be opened: {error}")),
     };
     let mut failures = Vec::with_capacity(DECODERS + 1);
-    let mut sink = Sink { shared, resume_after, last_pts: None, interval: Average::default() };
+    let sound = SoundWay::new(shared, &config.media);
+    let mut sink = Sink { shared, sound, resume_after, last_pts: None, interval: Average::default() };
     while let Some(piece) = pieces.blocking_recv() {
         let now = Instant::now();
         shared.busy[DECODE].set(now);
@@ -194,6 +196,7 @@ fn decode(
 /// Where decoded frames go.
 struct Sink<'a> {
     shared: &'a Arc<Shared>,
+    sound: SoundWay,
     resume_after: Option<Timestamp>,
     last_pts: Option<Timestamp>,
     interval: Average,
@@ -220,9 +223,8 @@ impl InputSink for Sink<'_> {
             shared.interval_us.store(self.interval.get().as_micros() as u64, Ordering::Relaxed);
         }
         self.last_pts = Some(frame.pts);
-        if !shared.ready() || frame.format != shared.format() || shared.refusing.model.strikes() {
-            // While the model loads every frame becomes a picture of the overlay, so that the rate and the timeline go on;
-            // so does one that was converted just before the model opened, in a layout that it does not take.
+        if !shared.ready() || shared.refusing.model.strikes() {
+            // While the model loads every frame becomes a picture of the overlay, so that the rate and the timeline go on.
             if !shared.overlay.load(Ordering::Relaxed) {
                 shared.drop_at(Place::Model);
                 return;
@@ -240,9 +242,7 @@ impl InputSink for Sink<'_> {
 
     fn audio(&mut self, packet: AudioPacket) {
         self.shared.last_audio.set(Instant::now());
-        if self.shared.output.audio(packet).is_some() {
-            tracing::debug!(session = self.shared.id, "Audio is dropped: the encoder does not take it.");
-        }
+        self.sound.packet(packet);
     }
 
     fn event(&mut self, event: InputEvent) {

@@ -8,6 +8,7 @@
 //! | `weir-model` | engine, one a slot | loads an instance of the pipeline, owns it, processes frames |
 //! | `weir-load` | one load | loads another graph beside a running stream |
 //! | `weir-trace` | engine | writes the trace of every frame, where one is wanted |
+//! | `weir-sound` | session, once a pipeline works on sound | audio decoding, the pipeline's part of sound, audio encoding |
 //! | `weir-decode` | session | transport stream, H.264, scale and crop |
 //! | `weir-encode` | session | overlay, H.264, audio, transport stream |
 //!
@@ -17,6 +18,7 @@
 //! | --- | --- | --- |
 //! | socket → decode ([`ingest::PIECES`]) | pieces of input | the socket is not read |
 //! | decode → model ([`fresh::Fresh`]) | 24 pictures | the oldest is dropped, counted as `input`; a slow model takes the newest |
+//! | decode → sound ([`sound::PACKETS`]) | 256 audio packets | the newest is dropped and counted |
 //! | model → encode ([`outbox::Outbox`]) | 24 pictures, 256 audio packets | the oldest is dropped, counted as `output` |
 //! | encode → socket ([`egress::PIECES`]) | pieces of output | the encoder waits, so pictures are dropped before it |
 //! | session → events ([`events::Events`]) | 64 events | the newest is dropped and counted |
@@ -42,6 +44,7 @@ pub mod refusal;
 mod report;
 mod session;
 mod shared;
+pub mod sound;
 mod trace;
 
 pub use config::{Config, UpdateMode};

@@ -16,6 +16,7 @@ use super::image::{self, Job};
 use super::outbox::{Meta, Picture};
 use super::shared::{MODEL, Shared};
 use crate::frame::{FramePool, VideoFrame};
+use crate::media::FrameConverter;
 use crate::metering::{Place, Queue};
 use crate::pipeline::{Applied, Checked, FrameProcessor, Instead, LoadContext, Pipeline, PipelineError, Provider};
 
@@ -72,7 +73,8 @@ impl Model {
             match loaded {
                 Ok(processor) => {
                     say(Said::Ready(began.elapsed(), processor.provider()));
-                    Worker { pipeline, config, pool, turn, processor, loader: None }.serve(&work);
+                    let converter = FrameConverter::default();
+                    Worker { pipeline, config, pool, turn, processor, converter, loader: None }.serve(&work);
                 }
                 Err(error) => say(Said::Failed(error.to_string())),
             }
@@ -147,6 +149,8 @@ struct Worker {
     /// Held by whoever loads.
     turn: Arc<Mutex<()>>,
     processor: Box<dyn FrameProcessor>,
+    /// For frames in the layout of the pipeline before.
+    converter: FrameConverter,
     /// The thread of the last load. It cannot be cancelled; the next load waits for it, so that only one is ever alive.
     loader: Option<JoinHandle<()>>,
 }
@@ -167,6 +171,7 @@ impl Worker {
             }
             self.processor.reset();
             if self.begin(&shared, &params) {
+                shared.sound.put(self.processor.audio());
                 shared.open_model(self.processor.format(), self.processor.provider());
                 self.frames(&shared);
             }
@@ -251,6 +256,7 @@ impl Worker {
             {
                 self.swap(shared, loaded, job, &mut background);
             }
+            self.say(shared);
             let popped = shared.input.pop(
                 Some(Instant::now() + LOOK),
                 |queued| skip(queued, cost.get(), shared.interval(), freshness),
@@ -276,7 +282,7 @@ impl Worker {
             shared.metrics.model_busy.inc_by((done - started).as_secs_f64());
             shared.model_us.fetch_add((done - started).as_micros() as u64, Ordering::Relaxed);
             shared.meter.busy(done - started);
-            self.processor.texts().into_iter().for_each(|text| shared.data.text(text));
+            self.say(shared);
             let picture = match result {
                 Ok(mut frame) => {
                     (frame.seq, frame.pts, frame.stamps) = (meta.seq, meta.pts, meta.stamps);
@@ -303,12 +309,23 @@ impl Worker {
         shared.parameters.load_ends();
     }
 
-    /// Runs one frame; a layout that changed with the last swap is an error of this frame only.
+    /// Sends the texts that came up.
+    fn say(&mut self, shared: &Shared) {
+        self.processor.texts().into_iter().for_each(|text| shared.data.text(text));
+    }
+
+    /// Runs one frame. One that was decoded before the last swap may have another layout than the pipeline takes; it is
+    /// converted.
     fn run(&mut self, frame: VideoFrame) -> Result<VideoFrame, PipelineError> {
-        if frame.format != self.processor.format() {
-            return Err(PipelineError::Frame("the picture still has the layout of the pipeline before".into()));
+        let wanted = self.processor.format();
+        if frame.format == wanted {
+            return self.processor.process(frame);
         }
-        self.processor.process(frame)
+        let mut other = VideoFrame::take(&self.pool, frame.size, wanted, frame.pts)
+            .ok_or_else(|| PipelineError::Frame("every picture buffer is in use".to_owned()))?;
+        (other.seq, other.stamps) = (frame.seq, frame.stamps);
+        self.converter.convert(&frame, &mut other).map_err(|error| PipelineError::Frame(error.to_string()))?;
+        self.processor.process(other)
     }
 
     /// Puts new parameters in force, or begins to load what they need. What does not work is told, and those in force stay.
@@ -384,6 +401,7 @@ impl Worker {
                 // The loader waits for it.
                 let _ = job.old.send(old);
                 shared.parameters.took(&job.params);
+                shared.sound.put(self.processor.audio());
                 shared.open_model(self.processor.format(), self.processor.provider());
                 tracing::info!(session = shared.id, "The new graph is in place.");
             }

@@ -169,16 +169,17 @@ impl Outbox {
         self.changed.notify_all();
     }
 
-    /// Closes both kinds and empties them. Returns how many pictures were lost.
-    pub fn abort(&self) -> usize {
+    /// Closes both kinds and empties them. Returns how many pictures and audio packets were lost.
+    pub fn abort(&self) -> (usize, usize) {
         let mut state = self.lock();
         state.video_closed = true;
         state.audio_closed = true;
+        let packets = state.audio.len();
         state.audio.clear();
         let pictures = std::mem::take(&mut state.video);
         drop(state);
         self.changed.notify_all();
-        pictures.len()
+        (pictures.len(), packets)
     }
 
     /// When the picture that has been waiting for longest came out of the stage before.

@@ -15,7 +15,7 @@ use super::fresh::Fresh;
 use super::outbox::Outbox;
 use super::refusal::{Refusal, Refusals};
 use crate::frame::{FramePool, PixelFormat, VideoFrame};
-use crate::metering::{Meter, Metrics, Place, Queue};
+use crate::metering::{Meter, Metrics, Place, Queue, Silenced};
 use crate::pipeline::{Checked, Pipeline, Provider};
 
 /// A moment that any thread may set and any may read, without a lock.
@@ -156,8 +156,12 @@ pub struct Shared {
     pub key_wanted: AtomicBool,
     /// A new ceiling of the video in kbit/s; 0 for the configured one.
     pub max_kbps: Latest<u64>,
-    /// Since when each of decode, model and encode has been inside one call.
-    pub busy: [Moment; 3],
+    /// What works on sound, when the model has changed.
+    pub sound: Latest<super::sound::Change>,
+    /// Whether the parameters that the session began with let the model work on sound.
+    pub sound_wanted: AtomicBool,
+    /// Since when each of decode, model, encode and sound has been inside one call.
+    pub busy: [Moment; 4],
     /// The engine's counters.
     pub metrics: Arc<Metrics>,
     /// Microseconds that the model has worked on frames of the session.
@@ -194,6 +198,8 @@ pub const DECODE: usize = 0;
 pub const MODEL: usize = 1;
 /// Index into [`Shared::busy`].
 pub const ENCODE: usize = 2;
+/// Index into [`Shared::busy`].
+pub const SOUND: usize = 3;
 
 /// Frames that may wait for the model: a burst of the input.
 const INPUT_QUEUE: usize = 24;
@@ -245,7 +251,9 @@ impl Shared {
             faults: Faults::default(),
             key_wanted: AtomicBool::new(false),
             max_kbps: Latest::default(),
-            busy: [moment(), moment(), moment()],
+            sound: Latest::default(),
+            sound_wanted: AtomicBool::new(pipeline.takes_audio(params)),
+            busy: [moment(), moment(), moment(), moment()],
             metrics,
             model_us: AtomicU64::new(0),
             meter,
@@ -334,8 +342,9 @@ impl Shared {
     /// Ends the queues and everything that waits on them.
     pub fn abort(&self) {
         self.cancel.cancel();
-        let lost = self.input.abort() + self.output.abort();
-        self.drops_at(Place::End, lost as u64);
+        let (pictures, packets) = self.output.abort();
+        self.drops_at(Place::End, (self.input.abort() + pictures) as u64);
+        self.metrics.silenced(Silenced::End, packets as u64);
     }
 
     /// Shows the codecs at work in the engine's counters.

@@ -5,6 +5,7 @@
 //! | [`Input`] | bytes of transport stream segments | frames of one size, audio packets |
 //! | [`AudioHold`] | audio packets of the input | the same, held back until the video is there |
 //! | [`Output`] | frames and audio packets | bytes of transport stream segments |
+//! | [`AudioFilter`] | audio packets | the same with other samples in them |
 //! | [`FileReader`], [`FileWriter`], [`Recorder`] | files, devices, addresses | and back |
 //! | [`Pattern`], [`Tone`], [`JpegEncoder`] | nothing | pictures and sound to try things with |
 //!
@@ -18,6 +19,7 @@ mod encode;
 mod error;
 mod ffi;
 mod file;
+mod filter;
 mod frames;
 #[doc(hidden)]
 pub mod fuzz;
@@ -36,6 +38,7 @@ mod vp8;
 pub use config::*;
 pub use error::{Damage, DropReason, InputEvent, MediaError, StreamInfo};
 pub use file::{AudioTrack, FileInfo, FileReader, FileWriter, MediaItem, Quality, Recorder, Stopper, WriteConfig};
+pub use filter::{AudioBlocks, AudioFilter, RATE};
 pub use frames::FrameConverter;
 pub use hold::{AudioHold, HoldConfig, HoldStats};
 pub use input::{Input, InputConfig, InputSink, InputStats};

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::encode::{Encode, EncodeConfig};
-use super::transcode::Transcoder;
+use super::transcode::{AudioShape, Transcoder, shape};
 use super::ts::adts;
 use super::ts::mux::{Mux, MuxAudio, MuxStreams};
 use super::{AudioCodec, AudioPacket, Config, MediaError, PacketCodec, VideoCodec};
@@ -117,9 +117,6 @@ pub struct Output {
     transcoder: Option<(AudioShape, Transcoder)>,
     work: Work,
 }
-
-/// What decides whether packets can go through the same transcoder.
-type AudioShape = (PacketCodec, u32, u8, Bytes);
 
 /// A frame inside the encoder.
 #[derive(Clone, Copy)]
@@ -280,12 +277,22 @@ impl Output {
             PacketCodec::Aac => adts::header(&packet.config, packet.data.len()).is_some(),
         };
         if packet.codec == wanted && as_it_is {
+            if let Some((_, mut old)) = self.transcoder.take() {
+                work.stats.undecodable_audio += old.undecodable();
+                // What it still holds belongs before this packet.
+                old.finish(&mut |held| {
+                    if held.pts < packet.pts {
+                        work.audio(&held, out);
+                    }
+                })?;
+            }
             work.audio(packet, out);
             return Ok(());
         }
-        let shape = (packet.codec, packet.rate, packet.channels, packet.config.clone());
+        let shape = shape(packet);
         if self.transcoder.as_ref().is_none_or(|(known, _)| *known != shape) {
             if let Some((_, mut old)) = self.transcoder.take() {
+                work.stats.undecodable_audio += old.undecodable();
                 old.finish(&mut |packet| work.audio(&packet, out))?;
             }
             let fresh = Transcoder::new(packet, wanted, self.config.media.audio_kbps)?;
@@ -322,8 +329,8 @@ impl Output {
 
     /// Counters so far.
     pub fn stats(&self) -> OutputStats {
-        let undecodable_audio = self.transcoder.as_ref().map_or(0, |(_, t)| t.undecodable());
-        OutputStats { undecodable_audio, ..self.work.stats }
+        let now = self.transcoder.as_ref().map_or(0, |(_, t)| t.undecodable());
+        OutputStats { undecodable_audio: self.work.stats.undecodable_audio + now, ..self.work.stats }
     }
 
     /// The last times written, video and audio: what [`Self::resume_after`] of a successor wants.

@@ -70,6 +70,16 @@ impl AudioCoder {
         self.anchors.back().map(|&(at, pts)| pts + ticks(self.count + held - at))
     }
 
+    /// Channels of a sample: 1 or 2.
+    pub fn channels(&self) -> u8 {
+        self.channels
+    }
+
+    /// Ticks of 90 kHz by which a packet's time lies before the block that it codes.
+    pub fn padding(&self) -> i64 {
+        ticks(self.encoder.padding())
+    }
+
     /// Where resampled samples are appended.
     pub fn fifo(&mut self) -> &mut Vec<f32> {
         &mut self.fifo
@@ -162,44 +172,44 @@ fn ticks(samples: i64) -> i64 {
     samples * Timestamp::HZ / i64::from(RATE)
 }
 
-/// Decodes packets of one stream and encodes them anew.
-pub(super) struct Transcoder {
+/// What decides whether packets can go through the same decoder: codec, rate, channels and the codec's header.
+pub(super) type AudioShape = (PacketCodec, u32, u8, Bytes);
+
+/// The shape of a packet's stream.
+pub(super) fn shape(packet: &AudioPacket) -> AudioShape {
+    (packet.codec, packet.rate, packet.channels, packet.config.clone())
+}
+
+/// Where an [`AudioReader`] puts what it decodes.
+pub(super) trait Taker {
+    /// Where samples are appended.
+    fn fifo(&mut self) -> &mut Vec<f32>;
+    /// The next sample has the time `pts`, whatever was expected.
+    fn anchor(&mut self, pts: i64) -> Result<(), MediaError>;
+    /// Samples were appended.
+    fn more(&mut self) -> Result<(), MediaError>;
+}
+
+/// Decodes packets of one stream to interleaved samples at 48 kHz, on one or two channels.
+pub(super) struct AudioReader {
     decoder: AudioDecoder,
     samples: Samples,
     resampler: Resampler,
-    coder: AudioCoder,
     /// Time of the next decoded sample, and the fraction of it as samples since an exact one.
     expected: Option<(i64, i64, u32)>,
     undecodable: u64,
 }
 
-impl Transcoder {
-    /// For packets like `first`, to `codec`. Mono stays mono; everything else becomes stereo.
-    pub fn new(first: &AudioPacket, codec: PacketCodec, kbps: u32) -> Result<Self, MediaError> {
+impl AudioReader {
+    /// For packets like `first`.
+    pub fn new(first: &AudioPacket) -> Result<Self, MediaError> {
         let decoder = AudioDecoder::open(first.codec.name(), first.rate, first.channels, &first.config)?;
-        Self::with(decoder, first.channels, codec, kbps)
+        Ok(Self::with(decoder, first.channels))
     }
 
-    /// For a stream of a file in any codec that FFmpeg decodes.
-    pub fn from_params(params: &StreamParams, codec: PacketCodec, kbps: u32) -> Result<Self, MediaError> {
-        Self::with(AudioDecoder::open_params(params)?, params.channels(), codec, kbps)
-    }
-
-    fn with(decoder: AudioDecoder, channels: u8, codec: PacketCodec, kbps: u32) -> Result<Self, MediaError> {
-        let channels = channels.clamp(1, 2);
-        Ok(Self {
-            decoder,
-            samples: Samples::empty(),
-            resampler: Resampler::new(RATE, channels),
-            coder: AudioCoder::new(codec, channels, kbps)?,
-            expected: None,
-            undecodable: 0,
-        })
-    }
-
-    /// Channels of the output, and its codec's header.
-    pub fn output(&self) -> (u8, Bytes) {
-        (self.coder.channels, self.coder.config.clone())
+    fn with(decoder: AudioDecoder, channels: u8) -> Self {
+        let resampler = Resampler::new(RATE, channels.clamp(1, 2));
+        Self { decoder, samples: Samples::empty(), resampler, expected: None, undecodable: 0 }
     }
 
     /// Packets that the decoder refused.
@@ -207,29 +217,28 @@ impl Transcoder {
         self.undecodable
     }
 
-    /// Takes one coded packet; gives every packet that is complete with it.
-    pub fn push(&mut self, data: &[u8], pts: Timestamp, out: &mut dyn FnMut(AudioPacket)) -> Result<(), MediaError> {
+    /// Takes one coded packet.
+    pub fn push(&mut self, data: &[u8], pts: Timestamp, to: &mut impl Taker) -> Result<(), MediaError> {
         if self.decoder.send(data, pts.0).is_err() {
             // The gap that it leaves is seen by the next packet's time.
             self.undecodable += 1;
             return Ok(());
         }
-        self.take(out)
+        self.take(to)
     }
 
     /// The stream is over.
-    pub fn finish(&mut self, out: &mut dyn FnMut(AudioPacket)) -> Result<(), MediaError> {
+    pub fn finish(&mut self, to: &mut impl Taker) -> Result<(), MediaError> {
         self.decoder.send_end();
-        self.take(out)?;
-        self.drain()?;
-        self.coder.finish(out)
+        self.take(to)?;
+        self.drain(to)
     }
 
-    fn drain(&mut self) -> Result<(), MediaError> {
-        self.resampler.drain(self.coder.fifo()).map_err(|e| codec_error("audio resampling", e))
+    fn drain(&mut self, to: &mut impl Taker) -> Result<(), MediaError> {
+        self.resampler.drain(to.fifo()).map_err(|e| codec_error("audio resampling", e))
     }
 
-    fn take(&mut self, out: &mut dyn FnMut(AudioPacket)) -> Result<(), MediaError> {
+    fn take(&mut self, to: &mut impl Taker) -> Result<(), MediaError> {
         loop {
             match self.decoder.receive(&mut self.samples) {
                 Ok(true) => {}
@@ -244,19 +253,80 @@ impl Transcoder {
             let stated = self.samples.pts().or(expected).unwrap_or(0);
             let gap = expected.is_none_or(|expected| (stated - expected).abs() > GAP);
             if self.resampler.changes(&self.samples) || gap {
-                self.drain()?;
+                self.drain(to)?;
             }
             if gap {
-                self.coder.anchor(stated, out)?;
+                to.anchor(stated)?;
                 self.expected = Some((stated, 0, rate));
             }
             match &mut self.expected {
                 Some((_, samples, known)) if *known == rate => *samples += self.samples.len() as i64,
                 other => *other = Some((expected.unwrap_or(stated), self.samples.len() as i64, rate)),
             }
-            self.resampler.push(&self.samples, self.coder.fifo()).map_err(|e| codec_error("audio resampling", e))?;
-            self.coder.encode(out)?;
+            self.resampler.push(&self.samples, to.fifo()).map_err(|e| codec_error("audio resampling", e))?;
+            to.more()?;
         }
+    }
+}
+
+/// Decodes packets of one stream and encodes them anew.
+pub(super) struct Transcoder {
+    reader: AudioReader,
+    coder: AudioCoder,
+}
+
+/// From the reader straight to the coder.
+struct Direct<'a> {
+    coder: &'a mut AudioCoder,
+    out: &'a mut dyn FnMut(AudioPacket),
+}
+
+impl Taker for Direct<'_> {
+    fn fifo(&mut self) -> &mut Vec<f32> {
+        self.coder.fifo()
+    }
+
+    fn anchor(&mut self, pts: i64) -> Result<(), MediaError> {
+        self.coder.anchor(pts, self.out)
+    }
+
+    fn more(&mut self) -> Result<(), MediaError> {
+        self.coder.encode(self.out)
+    }
+}
+
+impl Transcoder {
+    /// For packets like `first`, to `codec`. Mono stays mono; everything else becomes stereo.
+    pub fn new(first: &AudioPacket, codec: PacketCodec, kbps: u32) -> Result<Self, MediaError> {
+        Ok(Self { reader: AudioReader::new(first)?, coder: AudioCoder::new(codec, first.channels, kbps)? })
+    }
+
+    /// For a stream of a file in any codec that FFmpeg decodes.
+    pub fn from_params(params: &StreamParams, codec: PacketCodec, kbps: u32) -> Result<Self, MediaError> {
+        let decoder = AudioDecoder::open_params(params)?;
+        let channels = params.channels();
+        Ok(Self { reader: AudioReader::with(decoder, channels), coder: AudioCoder::new(codec, channels, kbps)? })
+    }
+
+    /// Channels of the output, and its codec's header.
+    pub fn output(&self) -> (u8, Bytes) {
+        (self.coder.channels, self.coder.config.clone())
+    }
+
+    /// Packets that the decoder refused.
+    pub fn undecodable(&self) -> u64 {
+        self.reader.undecodable()
+    }
+
+    /// Takes one coded packet; gives every packet that is complete with it.
+    pub fn push(&mut self, data: &[u8], pts: Timestamp, out: &mut dyn FnMut(AudioPacket)) -> Result<(), MediaError> {
+        self.reader.push(data, pts, &mut Direct { coder: &mut self.coder, out })
+    }
+
+    /// The stream is over.
+    pub fn finish(&mut self, out: &mut dyn FnMut(AudioPacket)) -> Result<(), MediaError> {
+        self.reader.finish(&mut Direct { coder: &mut self.coder, out })?;
+        self.coder.finish(out)
     }
 }
 

@@ -46,6 +46,51 @@ impl Queue {
     }
 }
 
+/// Where a packet of sound can end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Silenced {
+    /// Before the model that works on sound was there.
+    Model,
+    /// Before the sound thread, which was behind.
+    Queue,
+    /// It could not be decoded.
+    Damaged,
+    /// Before the encoder, which was behind.
+    Output,
+    /// Held back for pictures that did not come.
+    Held,
+    /// Its time was not later than that of the packet before, or it could not be carried.
+    Order,
+    /// With the end of the stream.
+    End,
+}
+
+impl Silenced {
+    /// Every place.
+    pub const ALL: [Silenced; 7] = [
+        Silenced::Model,
+        Silenced::Queue,
+        Silenced::Damaged,
+        Silenced::Output,
+        Silenced::Held,
+        Silenced::Order,
+        Silenced::End,
+    ];
+
+    /// The label's value.
+    pub fn label(self) -> &'static str {
+        match self {
+            Silenced::Model => "model",
+            Silenced::Queue => "queue",
+            Silenced::Damaged => "damaged",
+            Silenced::Output => "output",
+            Silenced::Held => "held",
+            Silenced::Order => "order",
+            Silenced::End => "end",
+        }
+    }
+}
+
 /// Stages whose errors are counted.
 const ERRORS: [&str; 5] = ["decode", "model", "encode", "trickle", "params"];
 
@@ -64,6 +109,11 @@ pub struct Metrics {
     published: [IntCounter; Kind::ALL.len()],
     dropped: [IntCounter; Place::ALL.len()],
     stages: [Histogram; Stage::ALL.len()],
+    silenced: [IntCounter; Silenced::ALL.len()],
+    /// Blocks of sound that the model has worked on.
+    pub sound_blocks: IntCounter,
+    /// Seconds that the model worked on sound.
+    pub sound_busy: Counter,
     /// Damaged transport packets and access units that were skipped.
     pub damaged: IntCounter,
     /// Bytes of input.
@@ -119,6 +169,10 @@ impl Metrics {
             &["stage"],
         )?;
         registry.register(Box::new(stages.clone()))?;
+        let silenced =
+            counters("weir_audio_dropped_total", "Packets of sound that were not published, by place.", &["place"])?;
+        let sound_busy = Counter::new("weir_audio_busy_seconds_total", "Time that the model worked on sound.")?;
+        registry.register(Box::new(sound_busy.clone()))?;
         let trickle = IntGaugeVec::new(
             Opts::new("weir_trickle", "Happenings on the channels of a running session, by slot, channel and kind."),
             &["slot", "channel", "kind"],
@@ -158,6 +212,9 @@ impl Metrics {
             published: Kind::ALL.map(|kind| published.with_label_values(&[kind.label()])),
             dropped: Place::ALL.map(|place| dropped.with_label_values(&[place.label()])),
             stages: Stage::ALL.map(|stage| stages.with_label_values(&[stage.label()])),
+            silenced: Silenced::ALL.map(|place| silenced.with_label_values(&[place.label()])),
+            sound_blocks: counter("weir_audio_blocks_total", "Blocks of sound that the model worked on.")?,
+            sound_busy,
             damaged: counter("weir_input_damaged_total", "Damaged pieces of input that were skipped.")?,
             bytes_in: counter("weir_input_bytes_total", "Bytes of input.")?,
             bytes_out: counter("weir_output_bytes_total", "Bytes of output.")?,
@@ -187,6 +244,11 @@ impl Metrics {
     /// `count` frames ended at `place`.
     pub fn drops_at(&self, place: Place, count: u64) {
         self.dropped[place as usize].inc_by(count);
+    }
+
+    /// `count` packets of sound ended at `place`.
+    pub fn silenced(&self, place: Silenced, count: u64) {
+        self.silenced[place as usize].inc_by(count);
     }
 
     /// A frame passed the stage that takes from `queue`.

@@ -29,7 +29,7 @@ mod trace;
 pub use debit::{Debit, PIXELS_PER_SECOND};
 pub use interval::{Carry, FaultNote, Interval, Totals};
 pub use meter::{Clock, Facts, Meter, without_addresses};
-pub use metrics::{Metrics, Queue};
+pub use metrics::{Metrics, Queue, Silenced};
 pub use price::{Money, Price, PriceError};
 pub use recent::{Happened, Since};
 pub use record::{FrameRecord, Kind, Percentiles, Place, Stage};

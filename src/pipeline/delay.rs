@@ -81,6 +81,7 @@ struct Sleeper {
     fail_every: u64,
     say_every: u64,
     seen: u64,
+    words: Vec<String>,
 }
 
 impl Sleeper {
@@ -91,6 +92,7 @@ impl Sleeper {
             fail_every: count(params, "fail_every"),
             say_every: count(params, "say_every"),
             seen: 0,
+            words: Vec::new(),
         }
     }
 }
@@ -104,13 +106,16 @@ impl FrameProcessor for Sleeper {
         if count(params, "load_ms") != self.load_ms || fails(params) {
             return Ok(Applied::NeedsReload);
         }
-        *self = Self { seen: self.seen, ..Self::new(params) };
+        *self = Self { seen: self.seen, words: std::mem::take(&mut self.words), ..Self::new(params) };
         Ok(Applied::Now)
     }
 
     fn process(&mut self, frame: VideoFrame) -> Result<VideoFrame, PipelineError> {
         sleep(self.frame);
         self.seen += 1;
+        if self.say_every > 0 && self.seen.is_multiple_of(self.say_every) {
+            self.words.push(format!("frame {}", self.seen));
+        }
         if self.fail_every > 0 && self.seen.is_multiple_of(self.fail_every) {
             return Err(PipelineError::Frame(format!("frame {} fails as asked by fail_every", self.seen)));
         }
@@ -118,11 +123,11 @@ impl FrameProcessor for Sleeper {
     }
 
     fn texts(&mut self) -> Vec<String> {
-        let says = self.say_every > 0 && self.seen.is_multiple_of(self.say_every);
-        if says { vec![format!("frame {}", self.seen)] } else { Vec::new() }
+        std::mem::take(&mut self.words)
     }
 
     fn reset(&mut self) {
         self.seen = 0;
+        self.words.clear();
     }
 }

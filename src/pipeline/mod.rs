@@ -164,6 +164,13 @@ pub trait Pipeline: Send + Sync {
         Ok(())
     }
 
+    /// Whether sound of a stream with these parameters goes through the loaded pipeline ([`FrameProcessor::audio`]). Until that
+    /// is there, none is sent.
+    fn takes_audio(&self, params: &Checked) -> bool {
+        let _ = params;
+        false
+    }
+
     /// Loads the model and runs it once, so that the first frame of a stream is as fast as the next.
     /// Blocks; call it on a thread of its own.
     ///
@@ -201,11 +208,30 @@ pub trait FrameProcessor: Send {
         None
     }
 
-    /// Texts that came up with the last frame, oldest first; they leave by the data channel.
+    /// Texts that came up since the last call, oldest first; they leave by the data channel.
     fn texts(&mut self) -> Vec<String> {
         Vec::new()
     }
 
+    /// What works on the sound of the stream, which goes to another thread; it follows [`Self::apply`]. `None` where sound
+    /// passes as it is.
+    fn audio(&mut self) -> Option<Box<dyn AudioProcessor>> {
+        None
+    }
+
     /// Forgets everything that frames left behind, so that the next stream starts clean. The model stays loaded.
     fn reset(&mut self);
+}
+
+/// The part of a loaded pipeline that works on sound. Lives on the stream's sound thread.
+pub trait AudioProcessor: Send {
+    /// Samples of each channel in the next block, where there are `rate` a second.
+    fn block(&self, rate: u32) -> usize;
+
+    /// Changes a block in place: interleaved samples of `channels`, `rate` a second, from −1 to 1. A block before a gap, and
+    /// the last one, is shorter than [`Self::block`].
+    ///
+    /// # Errors
+    /// [`PipelineError::Frame`]; the processor stays usable.
+    fn process(&mut self, samples: &mut [f32], channels: u8, rate: u32) -> Result<(), PipelineError>;
 }

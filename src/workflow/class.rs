@@ -215,6 +215,10 @@ pub enum Runs {
     Held,
     /// Outside of the graphs, by a function on the host between two of them.
     Host,
+    /// Outside of the graphs, by a function on every block of sound.
+    Sound,
+    /// Outside of the graphs: what it takes leaves as text.
+    Text,
     /// Not at all: a workflow that needs it is refused with this reason, which ends with what would work instead.
     Refused(&'static str),
 }
@@ -302,6 +306,16 @@ impl Class {
     /// A class that runs on the host between two graphs.
     pub const fn host(name: &'static str, lower: Lower) -> Self {
         Self::new(name, Runs::Host, lower)
+    }
+
+    /// A class that works on blocks of sound.
+    pub const fn sound(name: &'static str, lower: Lower) -> Self {
+        Self::new(name, Runs::Sound, lower)
+    }
+
+    /// A class whose input leaves as text.
+    pub const fn words(name: &'static str, lower: Lower) -> Self {
+        Self::new(name, Runs::Text, lower)
     }
 
     /// A class that is known and does not run, with the reason and what would work instead.

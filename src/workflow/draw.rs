@@ -84,6 +84,7 @@ pub fn svg(plan: &Plan) -> String {
         ("#f6d9c4", "every frame, on the host"),
         ("#dbe4f3", "once"),
         ("#eeeeee", "loaded"),
+        ("#e6dcf2", "sound, text"),
     ];
     for (i, (color, words)) in legend.iter().enumerate() {
         let (x, y) = (20 + i * 180, height - 26);
@@ -104,6 +105,7 @@ fn color(node: &Node) -> &'static str {
         Place::Host { .. } => "#f6d9c4",
         Place::Once { .. } => "#dbe4f3",
         Place::Held => "#eeeeee",
+        Place::Sound | Place::Text => "#e6dcf2",
     }
 }
 

@@ -173,6 +173,8 @@ pub(super) fn words(place: Place, live: bool) -> String {
         (Place::Once { level, .. }, _) => format!("once, and when what feeds it changes (level {level})"),
         (Place::Frame { level }, _) => format!("every frame, graph {level}"),
         (Place::Host { level }, _) => format!("every frame, on the host behind graph {level}"),
+        (Place::Sound, _) => "every block of sound, on the host".to_owned(),
+        (Place::Text, _) => "whenever its text is another one, on the host".to_owned(),
     }
 }
 

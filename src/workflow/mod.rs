@@ -57,6 +57,8 @@
 //! | `Class::graph` | operators |
 //! | `Class::alone` | operators, costly: folded into a graph of its own, so that a change elsewhere does not run it again (CLIP, VAE) |
 //! | `Class::held` | handles: loaders, conditioning, LoRA stacks; no graph, `cx.g()` is an error |
+//! | `Class::sound` | a way of sound: [`Cx::known`] settings, a held [`Sound`](lower::Sound), [`Cx::sounds`] at its end |
+//! | `Class::words` | text that leaves: [`Cx::tells`] |
 //! | `Class::host` | a function on the host between two graphs: [`Cx::host`] with a [`HostStage`] |
 //!
 //! **The function** gives one [`Value`] for each output. It sees:
@@ -109,6 +111,7 @@ mod place;
 mod plan;
 mod refusal;
 pub mod registry;
+pub mod sound;
 mod value;
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub fn assign(nodes: &mut [Node]) {
         let apart = match runs {
             Runs::Host => true,
             Runs::Alone => !live,
-            Runs::Graph | Runs::Held | Runs::Refused(_) => false,
+            Runs::Graph | Runs::Held | Runs::Sound | Runs::Text | Runs::Refused(_) => false,
         };
         levels[i] = match (apart, live) {
             // A host stage runs after the graph of its level; a folded graph of its own is a level above what feeds it.
@@ -46,6 +46,8 @@ pub fn assign(nodes: &mut [Node]) {
     for i in 0..nodes.len() {
         nodes[i].place = match (nodes[i].runs(), nodes[i].live) {
             (Runs::Held | Runs::Refused(_), _) => Place::Held,
+            (Runs::Sound, _) => Place::Sound,
+            (Runs::Text, _) => Place::Text,
             (Runs::Host, true) => Place::Host { level: levels[i] },
             (Runs::Graph | Runs::Alone, true) => Place::Frame { level: levels[i] },
             (_, false) => Place::Once { level: levels[i], group: groups.root(i) },

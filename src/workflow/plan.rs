@@ -52,6 +52,10 @@ pub enum Place {
         /// Host stages before it.
         level: usize,
     },
+    /// At every block of sound, on the host.
+    Sound,
+    /// When the text that it sends is another one.
+    Text,
 }
 
 /// One node.

@@ -259,6 +259,10 @@ pub fn process(job: &Job, config: &engine::Config, stop: &AtomicBool) -> Result<
     if stop.load(Ordering::Relaxed) {
         return Ok(Summary { stopped: true, ..Summary::default() });
     }
+    if source.audio().is_some() && processor.audio().is_some() {
+        let reason = "it works on sound, which only streams bring to it; files keep theirs as it is";
+        return Err(ProcessError::Load { name: pipeline.name().into(), reason: reason.into() });
+    }
     let mut sink = job.sink(size, &*source, config)?;
     stages::run(&mut *source, &mut *processor, &mut *sink, (size, &pool), job.limit, stop)
 }

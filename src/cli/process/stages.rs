@@ -191,6 +191,7 @@ fn model(
                 let mut frame =
                     result.map_err(|error| ProcessError::Frame { frame: summary.frames, reason: error.to_string() })?;
                 (frame.seq, frame.pts) = (seq, pts);
+                processor.texts().into_iter().for_each(|text| tracing::info!("Frame {}: {text}", summary.frames));
                 summary.frames += 1;
                 progress.frame(now);
                 Item::Video(frame)

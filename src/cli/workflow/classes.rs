@@ -49,7 +49,7 @@ fn state(class: &Class) -> (&'static str, &'static str) {
     match class.runs {
         Runs::Graph | Runs::Alone => ("graph", class.note),
         Runs::Held => ("loaded", class.note),
-        Runs::Host => ("host", class.note),
+        Runs::Host | Runs::Sound | Runs::Text => ("host", class.note),
         Runs::Refused(reason) => ("refused", reason),
     }
 }

@@ -7,6 +7,7 @@ mod params;
 mod piped;
 mod processor;
 mod run;
+mod sound;
 
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,10 @@ impl Pipeline for ComfyUi {
 
     fn ready(&self, checked: &Checked, models: &Path) -> Result<(), ParamError> {
         params::ready(checked, models)
+    }
+
+    fn takes_audio(&self, params: &Checked) -> bool {
+        params::plan_of(params).is_ok_and(|plan| plan.media.audio_out)
     }
 
     fn load(&self, cx: &LoadContext<'_>, params: &Checked) -> Result<Box<dyn FrameProcessor>, PipelineError> {

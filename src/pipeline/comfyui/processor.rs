@@ -2,16 +2,20 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::params::{self, Fallback};
 use super::piped::{self, Piping};
 use super::run::{Stages, Turn, Write};
+use super::sound::{Settings, Way};
 use crate::frame::{FramePool, PixelFormat, Size, VideoFrame};
 use crate::graph::DType;
 use crate::inference::{InferenceError, Provider, Runtime};
-use crate::pipeline::{Applied, Checked, FrameProcessor, Instead, LoadContext, ParamError, PipelineError};
-use crate::workflow::lower::{EncodeError, Env, LiveTensor, Piped, WidgetRef, lower};
+use crate::pipeline::{
+    Applied, AudioProcessor, Checked, FrameProcessor, Instead, LoadContext, ParamError, PipelineError,
+};
+use crate::workflow::lower::{EncodeError, Env, LiveTensor, Piped, Sound, Text, WidgetRef, lower};
 use crate::workflow::{Change, Plan, change};
 
 /// A workflow whose graphs are loaded.
@@ -26,6 +30,12 @@ pub struct Workflow {
     /// Every stage that is a pipeline.
     pipelines: Vec<(usize, Piped)>,
     shaping: HashSet<WidgetRef>,
+    /// What becomes of the sound, and the settings that its thread reads.
+    sound: Option<(Sound, Arc<Settings>)>,
+    /// Texts that leave, each with the one that left last.
+    texts: Vec<(Text, Option<String>)>,
+    /// Whether a text may be another one.
+    unsaid: bool,
     fallback: Fallback,
     pool: FramePool,
 }
@@ -69,6 +79,11 @@ impl Workflow {
         let writes = encode(&plan, live.iter()).map_err(unfit)?;
         let pipelines: Vec<_> = lowered.pipelines().map(|(stage, piped)| (stage, piped.clone())).collect();
         let shaping = lowered.shaping.clone();
+        let sound = lowered.sound.clone().map(|sound| {
+            let settings = Arc::new(Settings::of(&sound, &plan));
+            (sound, settings)
+        });
+        let texts = lowered.texts.iter().map(|text| (text.clone(), None)).collect();
         for note in plan.notes.iter().chain(&lowered.notes) {
             tracing::info!("Workflow: {note}.");
         }
@@ -90,6 +105,9 @@ impl Workflow {
             live,
             pipelines,
             shaping,
+            sound,
+            texts,
+            unsaid: true,
             fallback: params::fallback_of(checked),
             pool: cx.pool.clone(),
         };
@@ -155,7 +173,8 @@ fn encode<'a>(plan: &Plan, ports: impl Iterator<Item = &'a (usize, usize, LiveTe
 
 impl FrameProcessor for Workflow {
     fn format(&self) -> PixelFormat {
-        PixelFormat::Rgb24
+        // Pictures that only pass are not converted.
+        if self.shows { PixelFormat::Rgb24 } else { PixelFormat::I420 }
     }
 
     fn apply(&mut self, checked: &Checked) -> Result<Applied, PipelineError> {
@@ -171,7 +190,11 @@ impl FrameProcessor for Workflow {
                     self.stages.turn_back(old);
                     return Err(frame_error(error));
                 }
+                if let Some((sound, settings)) = &self.sound {
+                    settings.follow(sound, &plan);
+                }
                 self.plan = plan;
+                self.unsaid = true;
                 self.fallback = params::fallback_of(checked);
                 Ok(Applied::Now)
             }
@@ -181,12 +204,12 @@ impl FrameProcessor for Workflow {
     }
 
     fn process(&mut self, frame: VideoFrame) -> Result<VideoFrame, PipelineError> {
+        if !self.shows {
+            return Ok(frame);
+        }
         if frame.size != self.size || frame.format != PixelFormat::Rgb24 {
             let reason = format!("a frame of {} {:?} came, {} RGB is needed", frame.size, frame.format, self.size);
             return Err(PipelineError::Frame(reason));
-        }
-        if !self.shows {
-            return Ok(frame);
         }
         let mut out = VideoFrame::take(&self.pool, frame.size, frame.format, frame.pts)
             .ok_or_else(|| PipelineError::Frame("every picture buffer is in use".to_owned()))?;
@@ -205,8 +228,29 @@ impl FrameProcessor for Workflow {
         self.stages.provider()
     }
 
+    fn texts(&mut self) -> Vec<String> {
+        if !std::mem::take(&mut self.unsaid) {
+            return Vec::new();
+        }
+        let Self { texts, plan, .. } = self;
+        let another = texts.iter_mut().filter_map(|(text, said)| {
+            let now = text.get(plan);
+            let another = now != *said;
+            said.clone_from(&now);
+            now.filter(|_| another)
+        });
+        another.collect()
+    }
+
+    fn audio(&mut self) -> Option<Box<dyn AudioProcessor>> {
+        let (sound, settings) = self.sound.as_ref()?;
+        Some(Box::new(Way::new(sound, settings.clone())))
+    }
+
     fn reset(&mut self) {
         self.stages.reset();
+        self.texts.iter_mut().for_each(|(_, said)| *said = None);
+        self.unsaid = true;
     }
 }
 

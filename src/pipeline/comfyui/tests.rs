@@ -182,6 +182,84 @@ fn what_cannot_be_built_is_refused_before_the_stream_starts() {
     }
 }
 
+/// A tone through PitchShifter, whose widget is turned while another thread has the sound.
+#[test]
+fn sound_goes_through_stages_of_its_own_and_follows_their_widgets() {
+    let workflow = |steps: f64, buffer: f64| {
+        json!({
+            "1": {"class_type": "LoadAudioTensor", "inputs": {"buffer_size": buffer}},
+            "2": {"class_type": "PitchShifter", "inputs": {"audio": ["1", 0], "pitch_shift": steps}},
+            "3": {"class_type": "SaveAudioTensor", "inputs": {"audio": ["2", 0]}}
+        })
+    };
+    let pool = FramePool::new(4);
+    let checked_one = checked(workflow(4.0, 500.0)).unwrap();
+    assert!(ComfyUi.takes_audio(&checked_one) && !ComfyUi.takes_audio(&checked(mix(0.5, 0.5)).unwrap()));
+    let mut processor = load(&pool, &checked_one).unwrap();
+    // Pictures are not even converted.
+    assert_eq!(processor.format(), PixelFormat::I420);
+    let mut frame = VideoFrame::take(&pool, SIZE, PixelFormat::I420, Timestamp(7)).unwrap();
+    frame.data.iter_mut().enumerate().for_each(|(i, byte)| *byte = i as u8);
+    let before = frame.data.to_vec();
+    assert_eq!(processor.process(frame).unwrap().data.to_vec(), before);
+
+    let mut sound = processor.audio().unwrap();
+    assert_eq!((sound.block(48_000), sound.block(44_100)), (24_000, 22_050));
+    let stereo: Vec<f32> = (0..9_600)
+        .flat_map(|i| {
+            [440.0, 660.0].map(|hertz: f32| (i as f32 * hertz * std::f32::consts::TAU / 48_000.0).sin() * 0.4)
+        })
+        .collect();
+    // Rising zeros of each channel.
+    let hertz = |samples: &[f32]| {
+        [0, 1].map(|channel| {
+            let one: Vec<f32> = samples.iter().skip(channel).step_by(2).copied().collect();
+            one.windows(2).filter(|pair| pair[0] <= 0.0 && pair[1] > 0.0).count() * 5
+        })
+    };
+    let near = |heard: [usize; 2], steps: f64| {
+        [440.0, 660.0]
+            .iter()
+            .zip(heard)
+            .all(|(hertz, heard)| (hertz * (steps / 12.0).exp2() - heard as f64).abs() < 12.0)
+    };
+    let mut block = stereo.clone();
+    sound.process(&mut block, 2, 48_000).unwrap();
+    assert!(near(hertz(&block), 4.0), "{:?}", hertz(&block));
+    assert_eq!(processor.apply(&checked(workflow(12.0, 100.0)).unwrap()).unwrap(), Applied::Now);
+    assert_eq!(sound.block(48_000), 4_800);
+    let mut block = stereo.clone();
+    sound.process(&mut block, 2, 48_000).unwrap();
+    assert!(near(hertz(&block), 12.0), "{:?}", hertz(&block));
+    // A workflow of pictures is another graph.
+    assert_eq!(processor.apply(&checked(mix(0.5, 0.5)).unwrap()).unwrap(), Applied::NeedsReload);
+    assert!(load(&pool, &checked(mix(0.5, 0.5)).unwrap()).unwrap().audio().is_none());
+}
+
+#[test]
+fn a_text_is_said_at_the_begin_and_when_it_is_another_one() {
+    let workflow = |text: &str, one_line: bool| {
+        json!({
+            "1": {"class_type": "LoadTensor", "inputs": {}},
+            "2": {"class_type": "SaveTensor", "inputs": {"images": ["1", 0]}},
+            "3": {"class_type": "SaveTextTensor", "inputs": {"data": text, "remove_linebreaks": one_line}}
+        })
+    };
+    let pool = FramePool::new(4);
+    let mut processor = load(&pool, &checked(workflow("a\r\nb", true)).unwrap()).unwrap();
+    assert_eq!(processor.texts(), ["ab"]);
+    assert!(processor.texts().is_empty());
+    for (text, one_line, said) in
+        [("a\nb", true, None), ("a\nb", false, Some("a\nb")), ("", true, None), ("a\nb", false, Some("a\nb"))]
+    {
+        assert_eq!(processor.apply(&checked(workflow(text, one_line)).unwrap()).unwrap(), Applied::Now);
+        assert_eq!(processor.texts(), said.into_iter().collect::<Vec<_>>(), "{text:?} {one_line}");
+    }
+    // The next stream hears it too.
+    processor.reset();
+    assert_eq!(processor.texts(), ["a\nb"]);
+}
+
 mod random {
     use proptest::prelude::*;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 
+use super::sound::{Known, Sound, Text};
 use super::stage::{After, Build, EncodeError, Feed, HostStage, LiveParams, LiveTensor, Piped, WidgetRef};
 use super::value::{Data, Sym, Value};
 use super::{Env, LowerError};
@@ -250,6 +251,19 @@ impl<'a> Cx<'a> {
         match self.setting(input)? {
             Setting::Text(text) => Ok(text),
             _ => Err(self.refuse(input, "it is no text", "")),
+        }
+    }
+
+    // Widgets that whatever runs outside of the graphs follows.
+
+    /// What stands in the widget `input`, now and after every change, or is known of what is linked to it.
+    ///
+    /// # Errors
+    /// When it is not known beforehand.
+    pub fn known(&self, input: &str) -> Result<Known, LowerError> {
+        match self.source(input)? {
+            Source::Widget(at) => Ok(Known::Widget(at)),
+            _ => Ok(Known::Value(self.peek(input)?)),
         }
     }
 
@@ -553,6 +567,20 @@ impl<'a> Cx<'a> {
             self.build.shown = Some((stage, output));
         }
         Ok(())
+    }
+
+    /// Lets the stream's sound become `sound`. The first that is given is the stream's.
+    pub fn sounds(&mut self, sound: Sound) {
+        if self.build.sound.is_none() {
+            self.build.sound = Some(sound);
+        } else {
+            self.note("the sound of another node is heard; this one's is not");
+        }
+    }
+
+    /// Sends a text.
+    pub fn tells(&mut self, text: Text) {
+        self.build.texts.push(text);
     }
 
     fn bounded(&self, elements: Option<u64>) -> Result<(), LowerError> {

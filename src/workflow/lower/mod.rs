@@ -2,10 +2,12 @@
 //! what it makes.
 
 mod cx;
+mod sound;
 mod stage;
 mod value;
 
 pub use cx::{Cx, Follow, MAX_ELEMENTS, Param, State};
+pub use sound::{Known, Sound, SoundStep, Text};
 pub use stage::{
     After, Body, Encode, EncodeError, EncodeParams, Feed, HostStage, LiveParams, LiveTensor, Lowered, Made, Piped,
     Port, Stage, WidgetRef, to_bytes,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value as Json};
 
 use super::LowerError;
+use super::sound::{Sound, Text};
 use super::value::{Data, Sym, Value};
 use crate::graph::{DType, GraphBuilder, GraphError, Model, Tensor};
 use crate::models::weights::Family;
@@ -194,6 +195,10 @@ pub struct Lowered {
     pub stages: Vec<Stage>,
     /// The stage and the output that is shown, u8 (1, H, W, 3). `None` when the workflow gives no picture.
     pub shown: Option<(usize, usize)>,
+    /// What becomes of the sound. `None` when the workflow gives none: it passes as it is then.
+    pub sound: Option<Sound>,
+    /// Texts that leave.
+    pub texts: Vec<Text>,
     /// Widgets whose change needs another graph.
     pub shaping: HashSet<WidgetRef>,
     /// Whether weights lie in the scratch folder, so that graphs must be written there.
@@ -286,6 +291,8 @@ pub struct Build {
     /// What each node gave.
     values: Vec<Option<Vec<Value>>>,
     pub shown: Option<(usize, usize)>,
+    pub sound: Option<Sound>,
+    pub texts: Vec<Text>,
     pub shaping: HashSet<WidgetRef>,
     pub beside: bool,
     pub notes: Vec<String>,
@@ -301,6 +308,8 @@ impl Build {
             cameras: HashSet::new(),
             values: vec![None; plan.nodes.len()],
             shown: None,
+            sound: None,
+            texts: Vec::new(),
             shaping: HashSet::new(),
             beside: false,
             notes: Vec::new(),
@@ -311,6 +320,7 @@ impl Build {
             Place::Once { level, group } => (1, level, group, 0),
             Place::Frame { level } => (2, level, 0, 0),
             Place::Host { level } => (2, level, 1, 0),
+            Place::Sound | Place::Text => (3, 0, 0, 0),
         };
         let mut order: Vec<usize> = (0..plan.nodes.len()).collect();
         order.sort_by_key(|&i| (rank(plan.nodes[i].place), i));
@@ -318,7 +328,7 @@ impl Build {
             let node = &plan.nodes[i];
             let host = node.runs() == crate::workflow::class::Runs::Host;
             match node.place {
-                Place::Held => {}
+                Place::Held | Place::Sound | Place::Text => {}
                 _ if host => {
                     build.hosts.insert(i, build.drafts.len());
                     build.drafts.push(Draft::new(Making::Host(None), node.live));
@@ -682,7 +692,8 @@ impl Build {
             });
         }
         let shown = self.shown.map(|(stage, output)| (place[stage], output));
-        Ok(Lowered { stages, shown, shaping: self.shaping, beside: self.beside, notes: self.notes })
+        let Self { sound, texts, shaping, beside, notes, .. } = self;
+        Ok(Lowered { stages, shown, sound, texts, shaping, beside, notes })
     }
 }
 

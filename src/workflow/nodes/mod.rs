@@ -23,7 +23,9 @@ mod sd_prompt;
 mod sd_sampler;
 mod sd_schedule;
 mod sd_text;
+mod sound;
 mod stream;
+mod text;
 mod tone;
 
 use super::class::Class;
@@ -48,5 +50,7 @@ pub const FAMILIES: &[&[Class]] = &[
     tone::CLASSES,
     morphology::CLASSES,
     edges::CLASSES,
+    sound::CLASSES,
+    text::CLASSES,
     known::CLASSES,
 ];
