@@ -57,7 +57,7 @@
 //! | `Class::graph` | operators |
 //! | `Class::alone` | operators, costly: folded into a graph of its own, so that a change elsewhere does not run it again (CLIP, VAE) |
 //! | `Class::held` | handles: loaders, conditioning, LoRA stacks; no graph, `cx.g()` is an error |
-//! | `Class::host` | a function on the host between two graphs: [`Cx::host`] with a [`HostStage`] |
+//! | `Class::host` | a function on the host between two graphs: [`Cx::host`] with a [`HostStage`], which may have graphs of its own |
 //!
 //! **The function** gives one [`Value`] for each output. It sees:
 //!

@@ -4,6 +4,14 @@ mod area;
 mod blur;
 mod compose;
 mod edges;
+mod face;
+mod face_canvas;
+mod face_find;
+mod face_lines;
+mod face_mask;
+mod face_mesh;
+#[cfg(test)]
+mod face_tests;
 mod geometry;
 mod image;
 mod io;
@@ -48,5 +56,6 @@ pub const FAMILIES: &[&[Class]] = &[
     tone::CLASSES,
     morphology::CLASSES,
     edges::CLASSES,
+    face::CLASSES,
     known::CLASSES,
 ];
