@@ -151,6 +151,15 @@ fn text(root: &Path) {
     });
 }
 
+/// The two small networks in the place of MediaPipe's.
+fn faces(root: &Path) {
+    let golden = [env!("CARGO_MANIFEST_DIR"), "integration-tests/golden/workflow/mediapipe"].join("/");
+    std::fs::create_dir_all(root.join("mediapipe")).expect("folder");
+    for name in ["face_detection_short_range.tflite", "face_landmark.tflite"] {
+        std::fs::copy(Path::new(&golden).join(name), root.join("mediapipe").join(name)).expect("copy");
+    }
+}
+
 /// The folder of models.
 pub fn models() -> &'static Path {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
@@ -162,6 +171,8 @@ pub fn models() -> &'static Path {
             controlnet(&root.join("controlnet/control_v11f1p_sd15_depth_fp16"), "controlnet-sd15-0");
             controlnet(&root.join("controlnet/other"), "controlnet-sd15-1");
             controlnet(&root.join("controlnet/outfitToOutfit_v20"), "controlnet-sd15-1");
+            controlnet(&root.join("controlnet/control_v2p_sd15_mediapipe_face"), "controlnet-sd15-1");
+            faces(root);
             for size in ["Base", "Large"] {
                 estimator(&root.join(format!("depth-anything/Depth-Anything-V2-{size}-hf")));
             }

@@ -221,9 +221,23 @@ fn sd15_with_a_lora_for_each_region() {
 }
 
 #[test]
-fn a_face_mesh_is_refused_by_name() {
+fn sd15_with_a_face() {
+    let golden = Golden::read("sd-frames");
     for name in ["sd15-multi-cnet-depthanything-face", "sd15-multi-cnet-depthanything-face-dynamic"] {
-        let refused = weir::workflow::plan(&workflow(name)).expect_err("refused").to_string();
-        assert!(refused.contains("node 29 (FaceMeshNode)"), "{refused}");
+        let nodes = workflow(name);
+        let mut stream = load(&check(nodes.clone())).unwrap_or_else(|error| panic!("{name}: {error}"));
+        // The first picture is one in which the face is looked for, the next one is one in which it is followed.
+        same_picture(name, &show(&mut *stream, 3), golden.get("face"));
+        same_picture(&format!("{name}, followed"), &show(&mut *stream, 3), golden.get("face-followed"));
+        let mut other = nodes.clone();
+        other["5"]["inputs"]["text"] = json!("flowers in the city, neon lights");
+        other["29"]["inputs"]["mesh_thickness"] = json!(1.0);
+        assert_eq!(stream.apply(&check(other)).expect("applies"), Applied::Now, "{name}");
+        another_picture(&format!("{name}, another prompt"), &show(&mut *stream, 3), golden.get("face"));
+        // Another stream begins anew.
+        stream.reset();
+        assert_eq!(stream.apply(&check(nodes)).expect("applies"), Applied::Now, "{name}");
+        same_picture(name, &show(&mut *stream, 3), golden.get("face"));
     }
+    latent_agrees("sd15-multi-cnet-depthanything-face", "face");
 }

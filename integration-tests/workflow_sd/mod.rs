@@ -2,17 +2,18 @@
 //! models with made-up weights. The models lie in a folder as ComfyUI has them.
 
 mod depth_file;
+mod faces;
 mod fixture;
 mod frames;
 mod nodes;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use weir::graph::DType;
 use weir::inference::{Config, Runtime, Session};
-use weir::workflow::lower::{Body, Data, EncodeError, Env, Feed, Lowered, lower};
+use weir::workflow::lower::{Body, Data, EncodeError, Env, Feed, Lowered, Made, OwnGraph, RunGraph, lower};
 use weir::workflow::plan;
 
 use fixture::models;
@@ -60,16 +61,16 @@ fn apart(what: &str, got: &[f32], want: &[f32], least: f32) {
     assert!(off >= least, "{what}: off by {off} only; the comparison would not notice");
 }
 
-fn lowered(workflow: &Value, size: u32) -> (weir::workflow::Plan, Lowered) {
+fn lowered(models: &Path, workflow: &Value, size: [u32; 2]) -> (weir::workflow::Plan, Lowered) {
     let plan = plan(workflow).unwrap_or_else(|refused| panic!("{refused}"));
-    let missing = plan.missing(models());
+    let missing = plan.missing(models);
     assert!(missing.is_empty(), "{missing:?}");
     let env = Env {
-        size: [size, size],
-        models: models().to_path_buf(),
-        input: models().join("input"),
+        size,
+        models: models.to_path_buf(),
+        input: models.join("input"),
         precision: DType::F32,
-        scratch: models().join("scratch"),
+        scratch: models.join("scratch"),
         progress: &|_| {},
     };
     let lowered = lower(&plan, &env).unwrap_or_else(|refused| panic!("{refused}"));
@@ -77,22 +78,107 @@ fn lowered(workflow: &Value, size: u32) -> (weir::workflow::Plan, Lowered) {
     (plan, lowered)
 }
 
+/// A graph that is loaded, with what it takes and gives.
+struct Direct {
+    session: Session,
+    inputs: Vec<Made>,
+    outputs: Vec<Made>,
+}
+
+impl Direct {
+    fn new(graph: OwnGraph) -> Self {
+        let config = Config { threads: 2, ..Config::default() };
+        let runtime = Runtime::load(&config).unwrap_or_else(|error| panic!("{error}"));
+        let OwnGraph { model, inputs, outputs, .. } = graph;
+        let session = Session::from_bytes(runtime, &config, &model.to_bytes().expect("ONNX")).expect("a session");
+        Self { session, inputs, outputs }
+    }
+}
+
+impl RunGraph for Direct {
+    fn run(&mut self, inputs: &[&Data], outputs: &mut [Data]) -> Result<(), String> {
+        for (made, data) in self.inputs.iter().zip(inputs) {
+            hold(&mut self.session, &made.name, &made.shape, data);
+        }
+        for (made, data) in self.outputs.iter().zip(outputs) {
+            fetch(&mut self.session, &made.name, &made.shape, data);
+        }
+        Ok(())
+    }
+}
+
+fn signed(shape: &[u64]) -> Vec<i64> {
+    shape.iter().map(|&n| n as i64).collect()
+}
+
+fn hold(session: &mut Session, name: &str, shape: &[u64], data: &Data) {
+    let shape = signed(shape);
+    match data {
+        Data::U8(data) => {
+            let input = session.input::<u8>(name, &shape).expect("input");
+            session.hold(&input, data).expect("hold");
+        }
+        Data::F32(data) => {
+            let input = session.input::<f32>(name, &shape).expect("input");
+            session.hold(&input, data).expect("hold");
+        }
+        Data::I64(data) => {
+            let input = session.input::<i64>(name, &shape).expect("input");
+            session.hold(&input, data).expect("hold");
+        }
+    }
+}
+
+fn fetch(session: &mut Session, name: &str, shape: &[u64], data: &mut Data) {
+    let shape = signed(shape);
+    match data {
+        Data::U8(data) => {
+            let output = session.output::<u8>(name, &shape).expect("output");
+            session.run(&[], &mut [output.fetch(data)]).expect("runs");
+        }
+        Data::F32(data) => {
+            let output = session.output::<f32>(name, &shape).expect("output");
+            session.run(&[], &mut [output.fetch(data)]).expect("runs");
+        }
+        Data::I64(_) => panic!("no stage gives integers"),
+    }
+}
+
 /// A lowered workflow whose graphs are loaded.
 struct Loaded {
     lowered: Lowered,
-    sessions: Vec<Session>,
+    /// Of stages that are graphs; none for those on the host, which have theirs.
+    sessions: Vec<Option<Session>>,
 }
 
 impl Loaded {
     fn new(workflow: &Value, size: u32) -> Self {
-        let (_, lowered) = lowered(workflow, size);
+        Self::of(workflow, [size, size])
+    }
+
+    /// For pictures of `size` (width, height).
+    fn of(workflow: &Value, size: [u32; 2]) -> Self {
+        Self::below(models(), workflow, size)
+    }
+
+    /// With the models in the folder `models`.
+    fn below(models: &Path, workflow: &Value, size: [u32; 2]) -> Self {
+        let (_, mut lowered) = lowered(models, workflow, size);
         let config = Config { threads: 2, ..Config::default() };
         let runtime = Runtime::load(&config).unwrap_or_else(|error| panic!("{error}"));
-        let load = |stage: &weir::workflow::lower::Stage| {
-            let Body::Graph(graph) = &stage.body else { panic!("a host stage") };
-            Session::from_bytes(runtime, &config, &graph.to_bytes().expect("ONNX")).expect("a session")
+        let load = |stage: &mut weir::workflow::lower::Stage| match &mut stage.body {
+            Body::Host(host) => {
+                let graphs = host.graphs().into_iter().map(|graph| Box::new(Direct::new(graph)) as Box<dyn RunGraph>);
+                let graphs = graphs.collect();
+                host.equip(graphs);
+                None
+            }
+            Body::Graph(graph) => {
+                Some(Session::from_bytes(runtime, &config, &graph.to_bytes().expect("ONNX")).expect("a session"))
+            }
+            _ => panic!("neither a graph nor a host stage"),
         };
-        let sessions = lowered.stages.iter().map(load).collect();
+        let sessions = lowered.stages.iter_mut().map(load).collect();
         Self { lowered, sessions }
     }
 
@@ -103,56 +189,48 @@ impl Loaded {
     }
 
     fn try_give(&mut self, workflow: &Value, frame: &[u8], id: &str) -> Result<Vec<f32>, EncodeError> {
+        Ok(match self.try_outputs(workflow, frame, id)?.pop().expect("an output") {
+            Data::F32(data) => data,
+            Data::U8(data) => data.iter().map(|&byte| f32::from(byte)).collect(),
+            Data::I64(_) => panic!("no stage gives integers"),
+        })
+    }
+
+    /// As [`Self::try_give`]: every output of the stage.
+    fn try_outputs(&mut self, workflow: &Value, frame: &[u8], id: &str) -> Result<Vec<Data>, EncodeError> {
         let plan = plan(workflow).unwrap_or_else(|refused| panic!("{refused}"));
         let node = plan.find(id).expect("the node");
         let mut made: Vec<Vec<Data>> = Vec::new();
-        for (stage, session) in self.lowered.stages.iter().zip(&mut self.sessions) {
+        for (stage, session) in self.lowered.stages.iter_mut().zip(&mut self.sessions) {
+            let mut inputs = Vec::new();
             for port in &stage.inputs {
-                let data = match &port.feed {
+                inputs.push(match &port.feed {
                     Feed::Frame => Data::U8(frame.to_vec()),
                     Feed::Live(live) => live.encode(&plan)?,
                     Feed::Fixed(data) => data.as_ref().clone(),
                     Feed::Bridge { stage, output } => made[*stage][*output].clone(),
                     Feed::State { .. } => Data::zeros(port.dtype, port.shape.iter().product::<u64>() as usize),
-                };
-                let shape: Vec<i64> = port.shape.iter().map(|&n| n as i64).collect();
-                match data {
-                    Data::U8(data) => {
-                        let input = session.input::<u8>(&port.name, &shape).expect("input");
-                        session.hold(&input, &data).expect("hold");
-                    }
-                    Data::F32(data) => {
-                        let input = session.input::<f32>(&port.name, &shape).expect("input");
-                        session.hold(&input, &data).expect("hold");
-                    }
-                    Data::I64(data) => {
-                        let input = session.input::<i64>(&port.name, &shape).expect("input");
-                        session.hold(&input, &data).expect("hold");
-                    }
-                }
+                });
             }
             let mut outputs: Vec<Data> =
                 stage.outputs.iter().map(|made| Data::zeros(made.dtype, made.elements())).collect();
-            for (port, data) in stage.outputs.iter().zip(&mut outputs) {
-                let shape: Vec<i64> = port.shape.iter().map(|&n| n as i64).collect();
-                match data {
-                    Data::U8(data) => {
-                        let output = session.output::<u8>(&port.name, &shape).expect("output");
-                        session.run(&[], &mut [output.fetch(data)]).expect("runs");
+            match (session, &mut stage.body) {
+                (Some(session), _) => {
+                    for (port, data) in stage.inputs.iter().zip(&inputs) {
+                        hold(session, &port.name, &port.shape, data);
                     }
-                    Data::F32(data) => {
-                        let output = session.output::<f32>(&port.name, &shape).expect("output");
-                        session.run(&[], &mut [output.fetch(data)]).expect("runs");
+                    for (port, data) in stage.outputs.iter().zip(&mut outputs) {
+                        fetch(session, &port.name, &port.shape, data);
                     }
-                    Data::I64(_) => panic!("no stage gives integers"),
                 }
+                (None, Body::Host(host)) => {
+                    let inputs: Vec<&Data> = inputs.iter().collect();
+                    host.run(&inputs, &mut outputs).unwrap_or_else(|error| panic!("{error}"));
+                }
+                (None, _) => panic!("a stage is not loaded"),
             }
             if stage.nodes.contains(&node) {
-                return Ok(match outputs.pop().expect("an output") {
-                    Data::F32(data) => data,
-                    Data::U8(data) => data.iter().map(|&byte| f32::from(byte)).collect(),
-                    Data::I64(_) => panic!("no stage gives integers"),
-                });
+                return Ok(outputs);
             }
             made.push(outputs);
         }

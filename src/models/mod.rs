@@ -19,6 +19,7 @@ mod source;
 pub mod stream;
 pub mod synthetic;
 pub mod taesd;
+pub mod tflite;
 pub mod tiny;
 pub mod tokenizer;
 pub mod unet;

@@ -6,6 +6,7 @@
 import json
 
 import torch
+from safetensors.torch import load_file
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation
 
 import make_sd
@@ -71,6 +72,14 @@ def frames():
     latent = sd.ksampler(unet, 905056445574169, 2, 1.0, "lcm", "sgm_uniform", *pair, empty, 0.5)
     out["o2o-latent"] = latent
     out["o2o"] = sd.shown(sd.taesd_decode(vae, latent))
+    # The drawings of the same picture, the first and the next one of a stream, are those of make_face.py.
+    drawings = load_file(sd.HERE / "face.safetensors")
+    for i, name in enumerate(["face", "face-followed"]):
+        drawing = drawings[f"frame/{i}"][None].float() / 255
+        pair = prompts(good, bad, [(first, d, 9.0, one), (second, drawing, 9.0, one)])
+        latent = sd.ksampler(unet, 905056445574169, 2, 1.0, "lcm", "sgm_uniform", *pair, empty, 0.5)
+        out[f"{name}-latent"] = latent
+        out[name] = sd.shown(sd.taesd_decode(vae, latent))
     # One LoRA inside of the mask, another outside.
     loras = {}
     for name, scale in [("lora-a", 1.1), ("lora-b", 1.0)]:

@@ -9,7 +9,7 @@ use crate::inference::{
     Config, Feed as Fed, Fetch, Graph, InferenceError, Input, Load, Output, Precision, Provider, Runtime, Session,
 };
 use crate::pipeline::{Checked, PipelineError};
-use crate::workflow::lower::{Body, Data, Feed, HostStage, Lowered, Port, Stage};
+use crate::workflow::lower::{Body, Data, Feed, HostStage, Lowered, Made, OwnGraph, Port, RunGraph, Stage};
 
 /// An input of a session, by its type.
 enum In {
@@ -26,12 +26,12 @@ enum Out {
 }
 
 impl In {
-    fn find(session: &mut Session, port: &Port, kind: &Data) -> Result<Self, InferenceError> {
-        let shape = signed(&port.shape);
-        Ok(match kind {
-            Data::U8(_) => In::U8(session.input(&port.name, &shape)?),
-            Data::F32(_) => In::F32(session.input(&port.name, &shape)?),
-            Data::I64(_) => In::I64(session.input(&port.name, &shape)?),
+    fn find(session: &mut Session, name: &str, dtype: DType, shape: &[u64]) -> Result<Self, InferenceError> {
+        let shape = signed(shape);
+        Ok(match Data::zeros(dtype, 0) {
+            Data::U8(_) => In::U8(session.input(name, &shape)?),
+            Data::F32(_) => In::F32(session.input(name, &shape)?),
+            Data::I64(_) => In::I64(session.input(name, &shape)?),
         })
     }
 
@@ -55,6 +55,15 @@ impl In {
 }
 
 impl Out {
+    fn find(session: &mut Session, made: &Made) -> Result<Self, InferenceError> {
+        let shape = signed(&made.shape);
+        Ok(match Data::zeros(made.dtype, 0) {
+            Data::U8(_) => Out::U8(session.output(&made.name, &shape)?),
+            Data::F32(_) => Out::F32(session.output(&made.name, &shape)?),
+            Data::I64(_) => Out::I64(session.output(&made.name, &shape)?),
+        })
+    }
+
     fn fetch<'a>(&self, data: &'a mut Data) -> Result<Fetch<'a>, InferenceError> {
         match (self, data) {
             (Out::U8(output), Data::U8(data)) => Ok(output.fetch(data)),
@@ -71,6 +80,35 @@ fn mixed() -> InferenceError {
 
 fn signed(shape: &[u64]) -> Vec<i64> {
     shape.iter().map(|&n| n as i64).collect()
+}
+
+/// A graph of a host stage.
+struct Own {
+    session: Session,
+    inputs: Vec<In>,
+    outputs: Vec<Out>,
+}
+
+impl Own {
+    fn load(runtime: &'static Runtime, load: &Load<'_>, graph: &OwnGraph) -> Result<Self, InferenceError> {
+        let bytes = graph.model.to_bytes().map_err(|error| InferenceError::Model(error.to_string()))?;
+        let mut session = Session::load(runtime, load, Graph::Bytes(&bytes))?;
+        let inputs = graph.inputs.iter().map(|made| In::find(&mut session, &made.name, made.dtype, &made.shape));
+        let inputs = inputs.collect::<Result<_, _>>()?;
+        let outputs = graph.outputs.iter().map(|made| Out::find(&mut session, made)).collect::<Result<_, _>>()?;
+        Ok(Self { session, inputs, outputs })
+    }
+}
+
+impl RunGraph for Own {
+    fn run(&mut self, inputs: &[&Data], outputs: &mut [Data]) -> Result<(), String> {
+        // Borrows of this run's buffers: lists that cannot outlive it.
+        let fed = self.inputs.iter().zip(inputs).map(|(input, data)| input.feed(data)).collect::<Result<Vec<_>, _>>();
+        let fetched = self.outputs.iter().zip(outputs).map(|(output, data)| output.fetch(data));
+        let fetched = fetched.collect::<Result<Vec<_>, _>>();
+        let run = || self.session.run(&fed?, &mut fetched?);
+        run().map_err(|error| error.to_string())
+    }
 }
 
 enum Runs {
@@ -309,7 +347,15 @@ impl Loaded {
         let mut stage = stage;
         let body = std::mem::replace(&mut stage.body, Body::File(Path::new("").to_owned()));
         let runs = match body {
-            Body::Host(host) => Runs::Host(host),
+            Body::Host(mut host) => {
+                let mut own = Vec::new();
+                for graph in host.graphs() {
+                    let load = Load { name: graph.name, frames: stage.live, precision: Precision::Fp32, ..*load };
+                    own.push(Box::new(Own::load(runtime, &load, &graph)?) as Box<dyn RunGraph>);
+                }
+                host.equip(own);
+                Runs::Host(host)
+            }
             Body::StreamDiffusion(_) => match pipeline {
                 Some(piping) => Runs::Pipeline(Box::new(piping)),
                 None => return Err(InferenceError::Run("a pipeline of the workflow is not loaded".to_owned())),
@@ -327,17 +373,11 @@ impl Loaded {
                     (Body::File(path), _) => Session::load(runtime, &load, Graph::File(path))?,
                     _ => return Err(mixed()),
                 };
-                let inputs = stage.inputs.iter().map(|port| In::find(&mut session, port, &zeros(port)));
+                let inputs =
+                    stage.inputs.iter().map(|port| In::find(&mut session, &port.name, port.dtype, &port.shape));
                 let inputs = inputs.collect::<Result<_, _>>()?;
-                let mut outputs = Vec::with_capacity(stage.outputs.len());
-                for made in &stage.outputs {
-                    let shape = signed(&made.shape);
-                    outputs.push(match Data::zeros(made.dtype, 0) {
-                        Data::U8(_) => Out::U8(session.output(&made.name, &shape)?),
-                        Data::F32(_) => Out::F32(session.output(&made.name, &shape)?),
-                        Data::I64(_) => Out::I64(session.output(&made.name, &shape)?),
-                    });
-                }
+                let outputs = stage.outputs.iter().map(|made| Out::find(&mut session, made));
+                let outputs = outputs.collect::<Result<_, _>>()?;
                 Runs::Graph { session: Box::new(session), inputs, outputs }
             }
         };

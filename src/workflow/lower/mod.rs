@@ -9,8 +9,8 @@ mod value;
 pub use cx::{Cx, Follow, MAX_ELEMENTS, Param, State};
 pub use sound::{Known, Sound, SoundStep, Text};
 pub use stage::{
-    After, Body, Encode, EncodeError, EncodeParams, Feed, HostStage, LiveParams, LiveTensor, Lowered, Made, Piped,
-    Port, Stage, WidgetRef, to_bytes,
+    After, Body, Encode, EncodeError, EncodeParams, Feed, HostStage, LiveParams, LiveTensor, Lowered, Made, OwnGraph,
+    Piped, Port, RunGraph, Stage, WidgetRef, to_bytes,
 };
 pub use value::{Data, Held, Sym, Value};
 

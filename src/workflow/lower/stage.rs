@@ -159,6 +159,36 @@ pub trait HostStage: Send {
 
     /// Forgets what frames left behind.
     fn reset(&mut self) {}
+
+    /// The graphs that this stage runs itself, such as a detector that is asked only when nothing is tracked. Asked once,
+    /// when the workflow is loaded.
+    fn graphs(&mut self) -> Vec<OwnGraph> {
+        Vec::new()
+    }
+
+    /// Takes what [`Self::graphs`] gave, loaded, in the same order. Called once, before the first run.
+    fn equip(&mut self, _graphs: Vec<Box<dyn RunGraph>>) {}
+}
+
+/// A graph that a host stage runs itself.
+pub struct OwnGraph {
+    /// What it is, for people and for the engine cache.
+    pub name: &'static str,
+    /// The graph. It computes in 32 bits whatever the precision of the workflow.
+    pub model: Model,
+    /// What it takes.
+    pub inputs: Vec<Made>,
+    /// What it gives.
+    pub outputs: Vec<Made>,
+}
+
+/// A loaded graph of a host stage.
+pub trait RunGraph: Send {
+    /// Runs it: `inputs` and `outputs` in the order of [`OwnGraph`], of the types and lengths declared there.
+    ///
+    /// # Errors
+    /// With the runtime's message; the next run may succeed.
+    fn run(&mut self, inputs: &[&Data], outputs: &mut [Data]) -> Result<(), String>;
 }
 
 /// What a stage runs.

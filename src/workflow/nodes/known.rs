@@ -11,7 +11,7 @@ const SAM: &str = "segment-anything-2-real-time";
 const ENGINES: &str = "engines are built from the weights by the runner itself; take the node out, and load the model with \
                        CheckpointLoaderSimple or UNETLoader";
 const SPEECH: &str = "speech is not recognised; take the branch to the text out";
-const FACE: &str = "face landmarks are not found; take this ControlNet out, or feed it another picture";
+const FACE: &str = "its drawing is another one; take FaceMeshNode in its place";
 const LIVE_PORTRAIT: &str = "portraits are not animated; there is no node in its place";
 const WORDS: &str = "pictures are not described or searched by words; use a depth mask in its place";
 const TRACK: &str = "objects are not tracked; use a depth mask in its place";
@@ -25,8 +25,6 @@ pub const CLASSES: &[Class] = &[
     Class::refused("ComfyStreamUIPreview", "ComfyStream", "it is a page inside ComfyUI's editor; take it out"),
     Class::refused("AudioTranscriptionNode", STREAM, SPEECH),
     Class::refused("SRTGeneratorNode", STREAM, SPEECH),
-    Class::refused("FaceMeshNode", STREAM, FACE),
-    Class::refused("FaceMeshMaskNode", STREAM, FACE),
     Class::refused("MediaPipe-FaceMeshPreprocessor", "controlnet_aux", FACE),
     Class::refused("SuperResolutionModelLoader", STREAM, LARGER),
     Class::refused("SuperResolutionUpscale", STREAM, LARGER),

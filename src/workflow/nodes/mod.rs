@@ -4,6 +4,14 @@ mod area;
 mod blur;
 mod compose;
 mod edges;
+mod face;
+mod face_canvas;
+mod face_find;
+mod face_lines;
+mod face_mask;
+mod face_mesh;
+#[cfg(test)]
+mod face_tests;
 mod geometry;
 mod image;
 mod io;
@@ -52,5 +60,6 @@ pub const FAMILIES: &[&[Class]] = &[
     edges::CLASSES,
     sound::CLASSES,
     text::CLASSES,
+    face::CLASSES,
     known::CLASSES,
 ];
