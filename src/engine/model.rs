@@ -15,7 +15,7 @@ use super::fresh::{Average, Popped, skip};
 use super::image::{self, Job};
 use super::outbox::{Meta, Picture};
 use super::shared::{MODEL, Shared};
-use crate::frame::{FramePool, VideoFrame};
+use crate::frame::{Fingerprint, FramePool, VideoFrame};
 use crate::metering::{Place, Queue};
 use crate::pipeline::{Applied, Checked, FrameProcessor, Instead, LoadContext, Pipeline, PipelineError, Provider};
 
@@ -72,7 +72,7 @@ impl Model {
             match loaded {
                 Ok(processor) => {
                     say(Said::Ready(began.elapsed(), processor.provider()));
-                    Worker { pipeline, config, pool, turn, processor, loader: None }.serve(&work);
+                    Worker { pipeline, config, pool, turn, processor, params: None, loader: None }.serve(&work);
                 }
                 Err(error) => say(Said::Failed(error.to_string())),
             }
@@ -147,6 +147,8 @@ struct Worker {
     /// Held by whoever loads.
     turn: Arc<Mutex<()>>,
     processor: Box<dyn FrameProcessor>,
+    /// Hash of the parameters in force.
+    params: Option<Fingerprint>,
     /// The thread of the last load. It cannot be cancelled; the next load waits for it, so that only one is ever alive.
     loader: Option<JoinHandle<()>>,
 }
@@ -167,6 +169,7 @@ impl Worker {
             }
             self.processor.reset();
             if self.begin(&shared, &params) {
+                self.runs_with(&shared);
                 shared.open_model(self.processor.format(), self.processor.provider());
                 self.frames(&shared);
             }
@@ -238,6 +241,12 @@ impl Worker {
         }
     }
 
+    /// Notes what the next frames are made with.
+    fn runs_with(&mut self, shared: &Shared) {
+        self.params = Fingerprint::parse(&shared.parameters.in_force().hash);
+        shared.meter.set_graph(self.processor.graph());
+    }
+
     fn frames(&mut self, shared: &Arc<Shared>) {
         let freshness = Duration::from_millis(self.config.freshness_ms);
         let mut cost = Average::default();
@@ -266,7 +275,9 @@ impl Worker {
             }
             let started = Instant::now();
             frame.stamps.started = Some(started);
-            let meta = Meta { seq: frame.seq, pts: frame.pts, stamps: frame.stamps };
+            frame.stamps.params = self.params;
+            frame.stamps.graph = self.processor.graph();
+            let mut meta = Meta { seq: frame.seq, pts: frame.pts, stamps: frame.stamps };
             shared.busy[MODEL].set(started);
             let result = self.run(frame);
             shared.busy[MODEL].clear();
@@ -276,6 +287,11 @@ impl Worker {
             shared.metrics.model_busy.inc_by((done - started).as_secs_f64());
             shared.model_us.fetch_add((done - started).as_micros() as u64, Ordering::Relaxed);
             shared.meter.busy(done - started);
+            meta.stamps.gpu = self.processor.gpu_time();
+            if let Some(time) = meta.stamps.gpu {
+                shared.metrics.gpu_busy.inc_by(time.as_secs_f64());
+                shared.meter.gpu_busy(time);
+            }
             self.processor.texts().into_iter().for_each(|text| shared.data.text(text));
             let picture = match result {
                 Ok(mut frame) => {
@@ -321,6 +337,7 @@ impl Worker {
                         shared.parameters.load_ends();
                     }
                     shared.parameters.took(&params);
+                    self.runs_with(shared);
                     tracing::debug!(session = shared.id, "Parameters take effect with the next frame.");
                 }
                 Applied::NeedsReload => match background {
@@ -384,6 +401,7 @@ impl Worker {
                 // The loader waits for it.
                 let _ = job.old.send(old);
                 shared.parameters.took(&job.params);
+                self.runs_with(shared);
                 shared.open_model(self.processor.format(), self.processor.provider());
                 tracing::info!(session = shared.id, "The new graph is in place.");
             }

@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::params::{self, Fallback};
 use super::piped::{self, Piping};
 use super::run::{Stages, Turn, Write};
-use crate::frame::{FramePool, PixelFormat, Size, VideoFrame};
+use crate::frame::{Fingerprint, FramePool, PixelFormat, Size, VideoFrame};
 use crate::graph::DType;
 use crate::inference::{InferenceError, Provider, Runtime};
 use crate::pipeline::{Applied, Checked, FrameProcessor, Instead, LoadContext, ParamError, PipelineError};
@@ -203,6 +204,14 @@ impl FrameProcessor for Workflow {
 
     fn provider(&self) -> Option<Provider> {
         self.stages.provider()
+    }
+
+    fn graph(&self) -> Option<Fingerprint> {
+        self.stages.graph()
+    }
+
+    fn gpu_time(&mut self) -> Option<Duration> {
+        self.stages.gpu_time()
     }
 
     fn reset(&mut self) {
