@@ -34,6 +34,7 @@ const AT_THE_END: Duration = Duration::from_secs(3600);
 
 /// A piece of the output channel.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation a frame")]
 pub enum Piece {
     /// A segment begins.
     Begin,

@@ -14,6 +14,7 @@ const KEPT: usize = 480;
 
 /// What happened to one frame, or to several at once.
 #[derive(Clone, Copy)]
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation a frame")]
 enum What {
     Out(FrameRecord),
     Dropped(Place, u64),
