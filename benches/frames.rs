@@ -105,9 +105,9 @@ fn measure(bencher: Bencher<'_, '_>, traced: bool) {
         meter.arrived();
         meter.busy(Duration::from_millis(10));
         meter.sent(10_000);
-        let (pixels, revision) = (SIZE.pixels(), meter.revision());
         let (kind, pts) = (Kind::Processed, Timestamp(seq as i64 * 3000));
-        let record = FrameRecord { session: 1, seq, pts, stamps, kind, pixels, bytes: 10_000, revision };
+        let record =
+            FrameRecord { session: 1, seq, pts, stamps, kind, pixels: SIZE.pixels(), bytes: 10_000, model: "noop" };
         metrics.published(&record);
         meter.published(&record);
         if seq % 4096 == 0
@@ -142,7 +142,7 @@ fn interval(bencher: Bencher<'_, '_>) {
     let meter = Meter::new(1, SIZE, clock, Duration::from_secs(5), carry, Arc::new(Tracer::new()));
     let stamps = Stamps { received: Some(now), published: Some(now + Duration::from_millis(9)), ..Stamps::default() };
     let (kind, pts) = (Kind::Processed, Timestamp(0));
-    let record = FrameRecord { session: 1, seq: 0, pts, stamps, kind, pixels: 1, bytes: 1, revision: 0 };
+    let record = FrameRecord { session: 1, seq: 0, pts, stamps, kind, pixels: 1, bytes: 1, model: "noop" };
     let mut tip = Tip::default();
     bencher.bench_local(|| {
         meter.published(&record);

@@ -19,6 +19,7 @@ use weir::metering::ledger::{Body, Summary, read, verify};
 use weir::pipeline::Params;
 
 mod injected;
+mod nvml;
 
 const SIZE: Size = Size::new(384, 384);
 const FPS: f64 = 30.0;
@@ -29,6 +30,8 @@ struct Plan {
     params: serde_json::Value,
     flags: &'static [&'static str],
     seconds: f64,
+    /// The runner's program.
+    program: PathBuf,
     /// What is done to pictures before the runner sees them.
     edit: Option<Edit>,
     /// How the runner reaches the server.
@@ -37,12 +40,13 @@ struct Plan {
 
 impl Plan {
     fn of(pipeline: &'static str, params: serde_json::Value, flags: &'static [&'static str]) -> Self {
-        Self { pipeline, params, flags, seconds: 4.0, edit: None, route: Route::Straight }
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_weir"));
+        Self { pipeline, params, flags, seconds: 4.0, program, edit: None, route: Route::Straight }
     }
 }
 
 async fn rig(ledger: &Path, plan: Plan) -> Rig {
-    let Plan { pipeline, params, flags, edit, route, .. } = plan;
+    let Plan { pipeline, params, flags, program, edit, route, .. } = plan;
     let mut params: Params = params.as_object().cloned().unwrap();
     params.insert("width".into(), SIZE.width.into());
     params.insert("height".into(), SIZE.height.into());
@@ -50,7 +54,7 @@ async fn rig(ledger: &Path, plan: Plan) -> Rig {
     flags.push(format!("--ledger-path={}", ledger.display()));
     flags.push("--metering-interval=500ms".into());
     let runner = RunnerConfig {
-        program: PathBuf::from(env!("CARGO_BIN_EXE_weir")),
+        program,
         pipeline: pipeline.into(),
         params,
         status: Duration::from_secs(1),
@@ -131,6 +135,39 @@ fn every_frame_of_a_good_stream_is_in_the_ledger() {
     // The input's segments begin every two seconds, so four seconds are billed at least once and never more than lasted.
     let seconds = sum.totals.billable_pixels as f64 / weir::metering::PIXELS_PER_SECOND as f64;
     assert!(seconds > 1.0 && seconds <= sum.seconds(), "{seconds}");
+}
+
+#[test]
+fn frames_and_intervals_say_which_graph_and_which_parameters_made_them() {
+    let seen = std::sync::Mutex::new((Vec::new(), Vec::new()));
+    let plan = Plan::of("invert", json!({"strength": 1.0}), &["--engine-freshness=2s"]);
+    let (report, sum) = runtime().block_on(account(plan, async |rig: &Rig| {
+        let hash = async || {
+            let status = rig.runner().status().await.unwrap();
+            status.pointer("/inference_status/last_params_hash").and_then(|hash| hash.as_str()).unwrap().to_owned()
+        };
+        let before = hash().await;
+        let params = json!({"strength": 0.5, "width": SIZE.width, "height": SIZE.height});
+        rig.control().update(params.as_object().unwrap()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let frames = rig.runner().frames(rig.channels().manifest_id(), 0).await.unwrap().frames;
+        *seen.lock().unwrap() = (vec![before, hash().await], frames);
+    }));
+    let (hashes, frames) = seen.into_inner().unwrap();
+    assert_ne!(hashes[0], hashes[1]);
+    let frames: Vec<_> = frames.iter().filter(|frame| frame.picture == "processed").collect();
+    // Those of the old parameters, then those of the new ones.
+    let change = frames.iter().position(|frame| frame.params_hash == hashes[1]).expect("frames with new parameters");
+    assert!(change > 10 && frames.len() - change > 10, "{change} of {}", frames.len());
+    assert!(frames[..change].iter().all(|frame| frame.params_hash == hashes[0]));
+    assert!(frames[change..].iter().all(|frame| frame.params_hash == hashes[1]));
+    // One graph for both, which the log named when it was loaded.
+    let graph = &frames[0].graph;
+    assert!(graph.len() == 32 && frames.iter().all(|frame| frame.graph == *graph && frame.gpu_us.is_none()));
+    assert!(report.log.iter().any(|line| line.contains(graph.as_str())), "{graph}");
+    assert_eq!(sum.totals.gpu_busy_us, 0, "there is no GPU");
+    assert_eq!(report.account.interval["graph"], graph.as_str());
+    assert_eq!(report.account.interval["params_hash"], hashes[1].as_str());
 }
 
 /// Numbers without a pattern, from a seed that a failure names.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A presentation time in ticks of 90 kHz (ISO/IEC 13818-1), unwrapped: the 33-bit counter of the transport stream is
 /// extended, so values compare and subtract as plain numbers for the whole life of a stream.
@@ -94,8 +94,32 @@ pub struct Color {
     pub tagged: bool,
 }
 
-/// When a frame passed each stage, all from one monotonic clock, and what it came in as. A stage that was not reached is
-/// `None`.
+/// 16 bytes of a hash: tells one graph, or one set of parameters, from others.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub [u8; 16]);
+
+impl Fingerprint {
+    /// The one that is written in these 32 hex digits; nothing where they are not.
+    pub fn parse(hex: &str) -> Option<Self> {
+        let digits = hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        digits.then(|| u128::from_str_radix(hex, 16).ok().map(|number| Self(number.to_be_bytes())))?
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// When a frame passed each stage, all from one monotonic clock, what it came in as, and what it was made with. A stage that
+/// was not reached is `None`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stamps {
     /// The last byte of the frame's access unit came out of the socket.
@@ -114,6 +138,12 @@ pub struct Stamps {
     pub bytes_in: u32,
     /// Pixels of the input's picture, before it was scaled and cropped; 0 where nobody knows.
     pub pixels_in: u32,
+    /// The parameters that the model had when it took the frame: MD5 of what was sent, as the status shows it.
+    pub params: Option<Fingerprint>,
+    /// The model's graph, as the log names it when it is loaded; `None` for a model without one.
+    pub graph: Option<Fingerprint>,
+    /// Time that the GPU worked on the frame, by events on its own stream; `None` without a GPU.
+    pub gpu: Option<Duration>,
 }
 
 /// One picture with its identity and its times.
@@ -286,6 +316,15 @@ mod tests {
         drop(a);
         drop(b);
         assert_eq!(pool.take(8).expect("again").as_ptr(), place);
+    }
+
+    #[test]
+    fn a_fingerprint_is_32_hex_digits() {
+        let text = "00ff0123456789abcdef0123456789ab";
+        assert_eq!(Fingerprint::parse(text).map(|it| it.to_string()).as_deref(), Some(text));
+        for bad in ["", "00ff", "+0ff0123456789abcdef0123456789ab", "00ff0123456789abcdef0123456789abcd"] {
+            assert_eq!(Fingerprint::parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, warn};
 
@@ -14,9 +14,10 @@ use crate::supervisor::{self, EngineCommand};
 
 pub(super) fn command() -> Command {
     let about = "Serve streams: answer an orchestrator or local calls, and run a model on every frame.";
-    // For tests of the counters alone: no setting, and in no help.
+    // For tests of the counters and benchmarks of what they cost: no settings, and in no help.
     let refuse = Arg::new("refuse").long("refuse").value_name("PLACE=EVERY,…").hide(true).value_parser(refusals);
-    settings::arguments(Command::new("serve").about(about)).arg(refuse)
+    let unmeasured = Arg::new("unmeasured").long("unmeasured").action(ArgAction::SetTrue).hide(true);
+    settings::arguments(Command::new("serve").about(about)).args([refuse, unmeasured])
 }
 
 fn refusals(text: &str) -> Result<Refusals, String> {
@@ -34,6 +35,10 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     if let Some(refusals) = matches.get_one::<Refusals>("refuse") {
         warn!("Frames are refused on purpose: {}.", String::from(refusals.clone()));
         config.engine.refuse = refusals.clone();
+    }
+    if matches.get_flag("unmeasured") {
+        warn!("Frames are not measured, and streams not accounted for.");
+        config.engine.unmeasured = true;
     }
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,

@@ -47,6 +47,8 @@ pub struct Config {
     pub trace: Option<PathBuf>,
     /// Frames that are refused on purpose, for tests of the counters.
     pub refuse: Refusals,
+    /// Leaves frames unmeasured and intervals unaccounted for, for benchmarks of what measuring costs.
+    pub unmeasured: bool,
     /// The trickle client.
     pub trickle: crate::trickle::Config,
     /// Codecs.
@@ -71,6 +73,7 @@ impl Default for Config {
             interval_events: false,
             trace: None,
             refuse: Refusals::default(),
+            unmeasured: false,
             trickle: Default::default(),
             media: Default::default(),
             inference: Default::default(),

@@ -34,6 +34,7 @@ const AT_THE_END: Duration = Duration::from_secs(3600);
 
 /// A piece of the output channel.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation a frame")]
 pub enum Piece {
     /// A segment begins.
     Begin,
@@ -492,8 +493,8 @@ fn sent_frame(shared: &Shared, sent: bool, seq: u64, pts: Timestamp, mut stamps:
     }
     let now = Instant::now();
     stamps.published = Some(now);
-    let (pixels, revision) = (shared.meter.output_size().pixels(), shared.meter.revision());
-    let record = FrameRecord { session: shared.id, seq, pts, stamps, kind, pixels, bytes, revision };
+    let (pixels, model) = (shared.meter.output_size().pixels(), shared.pipeline.name());
+    let record = FrameRecord { session: shared.id, seq, pts, stamps, kind, pixels, bytes, model };
     shared.metrics.published(&record);
     shared.meter.published(&record);
     if kind.is_answer() {

@@ -181,7 +181,10 @@ impl Host {
             Err(error) => return Err(fail(format!("the trickle client cannot be set up: {error}")).await),
         };
         let metrics = match Metrics::new() {
-            Ok(metrics) => Arc::new(metrics),
+            Ok(mut metrics) => {
+                metrics.off = config.unmeasured;
+                Arc::new(metrics)
+            }
             Err(error) => return Err(fail(format!("metrics cannot be set up: {error}")).await),
         };
         let config = Arc::new(config);

@@ -15,7 +15,7 @@ use super::fresh::{Average, Popped, skip};
 use super::image::{self, Job};
 use super::outbox::{Meta, Picture};
 use super::shared::{MODEL, Shared};
-use crate::frame::{FramePool, VideoFrame};
+use crate::frame::{Fingerprint, FramePool, VideoFrame};
 use crate::media::FrameConverter;
 use crate::metering::{Place, Queue};
 use crate::pipeline::{Applied, Checked, FrameProcessor, Instead, LoadContext, Pipeline, PipelineError, Provider};
@@ -74,7 +74,7 @@ impl Model {
                 Ok(processor) => {
                     say(Said::Ready(began.elapsed(), processor.provider()));
                     let converter = FrameConverter::default();
-                    Worker { pipeline, config, pool, turn, processor, converter, loader: None }.serve(&work);
+                    Worker { pipeline, config, pool, turn, processor, converter, params: None, loader: None }.serve(&work);
                 }
                 Err(error) => say(Said::Failed(error.to_string())),
             }
@@ -151,6 +151,8 @@ struct Worker {
     processor: Box<dyn FrameProcessor>,
     /// For frames in the layout of the pipeline before.
     converter: FrameConverter,
+    /// Hash of the parameters in force.
+    params: Option<Fingerprint>,
     /// The thread of the last load. It cannot be cancelled; the next load waits for it, so that only one is ever alive.
     loader: Option<JoinHandle<()>>,
 }
@@ -172,6 +174,7 @@ impl Worker {
             self.processor.reset();
             if self.begin(&shared, &params) {
                 shared.sound.put(self.processor.audio());
+                self.runs_with(&shared);
                 shared.open_model(self.processor.format(), self.processor.provider());
                 self.frames(&shared);
             }
@@ -243,6 +246,12 @@ impl Worker {
         }
     }
 
+    /// Notes what the next frames are made with.
+    fn runs_with(&mut self, shared: &Shared) {
+        self.params = Fingerprint::parse(&shared.parameters.in_force().hash);
+        shared.meter.set_graph(self.processor.graph());
+    }
+
     fn frames(&mut self, shared: &Arc<Shared>) {
         let freshness = Duration::from_millis(self.config.freshness_ms);
         let mut cost = Average::default();
@@ -272,7 +281,9 @@ impl Worker {
             }
             let started = Instant::now();
             frame.stamps.started = Some(started);
-            let meta = Meta { seq: frame.seq, pts: frame.pts, stamps: frame.stamps };
+            frame.stamps.params = self.params;
+            frame.stamps.graph = self.processor.graph();
+            let mut meta = Meta { seq: frame.seq, pts: frame.pts, stamps: frame.stamps };
             shared.busy[MODEL].set(started);
             let result = self.run(frame);
             shared.busy[MODEL].clear();
@@ -283,6 +294,11 @@ impl Worker {
             shared.model_us.fetch_add((done - started).as_micros() as u64, Ordering::Relaxed);
             shared.meter.busy(done - started);
             self.say(shared);
+            meta.stamps.gpu = self.processor.gpu_time();
+            if let Some(time) = meta.stamps.gpu {
+                shared.metrics.gpu_busy.inc_by(time.as_secs_f64());
+                shared.meter.gpu_busy(time);
+            }
             let picture = match result {
                 Ok(mut frame) => {
                     (frame.seq, frame.pts, frame.stamps) = (meta.seq, meta.pts, meta.stamps);
@@ -338,6 +354,7 @@ impl Worker {
                         shared.parameters.load_ends();
                     }
                     shared.parameters.took(&params);
+                    self.runs_with(shared);
                     tracing::debug!(session = shared.id, "Parameters take effect with the next frame.");
                 }
                 Applied::NeedsReload => match background {
@@ -402,6 +419,7 @@ impl Worker {
                 let _ = job.old.send(old);
                 shared.parameters.took(&job.params);
                 shared.sound.put(self.processor.audio());
+                self.runs_with(shared);
                 shared.open_model(self.processor.format(), self.processor.provider());
                 tracing::info!(session = shared.id, "The new graph is in place.");
             }

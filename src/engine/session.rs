@@ -290,7 +290,9 @@ impl Session {
         self.report_faults(&mut watch);
         let supervisor = self.deps.supervisor.clone();
         let interval = self.close_interval(Instant::now(), true);
-        if let Some(message) = metered(&interval) {
+        if !self.deps.config.unmeasured
+            && let Some(message) = metered(&interval)
+        {
             supervisor.send(message).await;
         }
         let ended = self.deps.ended.clone();
@@ -492,6 +494,7 @@ impl Session {
                     }
                     // With no room on the link the interval goes on and is closed when there is.
                     if now.saturating_duration_since(opened) >= interval
+                        && !self.deps.config.unmeasured
                         && let Some(room) = self.deps.supervisor.room()
                     {
                         opened = now;
@@ -615,7 +618,8 @@ fn meter(deps: &Deps, order: &Order, size: Size, now: Instant) -> Meter {
     let billed_until_ns = order.arrived_ms.min(i64::MAX as u64 / 1_000_000) as i64 * 1_000_000;
     let carry = carry.unwrap_or(Carry { number: 0, from_ms: order.arrived_ms, billed_until_ns });
     let interval = Duration::from_millis(deps.config.interval_ms);
-    Meter::new(order.session, size, clock, interval, carry, deps.tracer.clone())
+    let meter = Meter::new(order.session, size, clock, interval, carry, deps.tracer.clone());
+    if deps.config.unmeasured { meter.off() } else { meter }
 }
 
 /// The message that tells the supervisor of an interval.

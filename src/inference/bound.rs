@@ -4,9 +4,12 @@
 //! addresses that stay, behind each other on one stream, and the only wait is the one for the outputs. State goes from an
 //! output to an input by [`Turn`], never through the host.
 
+use std::time::Duration;
+
 use ort::session::RunOptions;
 
 use super::InferenceError;
+use super::ffi::cuda::Timer;
 use super::ffi::{Binding, Lent, Place};
 use super::memory::{Memory, Staging, Tensor};
 use super::ports::{Feed, Fetch, Side};
@@ -56,6 +59,9 @@ pub(super) struct Bound {
     made: i32,
     manner: Manner,
     place: Place,
+    /// Takes the time of each run on a GPU.
+    timer: Option<Timer>,
+    took: Option<Duration>,
     pub memory: Memory,
 }
 
@@ -88,6 +94,8 @@ impl Bound {
             made: 0,
             manner,
             place: memory.place()?,
+            timer: memory.timer()?,
+            took: None,
             memory,
         })
     }
@@ -175,6 +183,11 @@ impl Bound {
         self.memory.waits()
     }
 
+    /// Time that the GPU took for the passes of the last run, copies to and from the host left out; told once.
+    pub fn gpu_time(&mut self) -> Option<Duration> {
+        self.took.take()
+    }
+
     /// Runs `passes` times over what was checked: state moves on from pass to pass, the outputs are those of the last.
     pub fn run(
         &mut self,
@@ -200,11 +213,23 @@ impl Bound {
         if self.memory.staged() {
             self.send(feeds)?;
         }
+        self.took = None;
+        if let Some(timer) = &self.timer {
+            timer.begin().map_err(failed)?;
+        }
         for _ in 0..passes {
             self.pass(raw, [inputs, outputs], feeds, fetches)?;
             self.turn_over()?;
         }
-        if self.memory.staged() { self.fetch(fetches) } else { Ok(()) }
+        if let Some(timer) = &self.timer {
+            timer.end().map_err(failed)?;
+        }
+        if self.memory.staged() {
+            self.fetch(fetches)?;
+        }
+        // The outputs are there, so both events are over: nothing is waited for.
+        self.took = self.timer.as_ref().map(Timer::elapsed).transpose().map_err(failed)?;
+        Ok(())
     }
 
     fn pass(

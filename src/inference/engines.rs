@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::ffi::{cuda, tensorrt_version};
 use super::{Graph, InferenceError, Load, Provider, Runtime, device};
+use crate::frame::Fingerprint;
 
 /// The note beside an engine.
 const NOTE: &str = "engine.json";
@@ -276,6 +277,37 @@ fn digest(graph: &Graph<'_>) -> std::io::Result<String> {
         }
     }
     Ok(hex(&hash.finalize()))
+}
+
+/// The first 16 bytes of the SHA-256 of a graph's ONNX bytes.
+pub(super) fn fingerprint(graph: &Graph<'_>) -> std::io::Result<Fingerprint> {
+    let mut hash = Sha256::new();
+    match graph {
+        Graph::File(path) => {
+            std::io::copy(&mut File::open(path)?, &mut hash)?;
+        }
+        Graph::Bytes(bytes) => hash.update(bytes),
+    }
+    Ok(first(hash))
+}
+
+fn first(hash: Sha256) -> Fingerprint {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash.finalize()[..16]);
+    Fingerprint(bytes)
+}
+
+/// Several graphs that run one after another as one: the only one itself, or the hash of all in order; `None` of none.
+pub fn together(graphs: impl IntoIterator<Item = Fingerprint>) -> Option<Fingerprint> {
+    let mut graphs = graphs.into_iter();
+    let only = graphs.next()?;
+    let mut rest = graphs.peekable();
+    if rest.peek().is_none() {
+        return Some(only);
+    }
+    let mut hash = Sha256::new_with_prefix(only.0);
+    rest.for_each(|graph| hash.update(graph.0));
+    Some(first(hash))
 }
 
 /// Loads a graph by `commit`, with the engine cache if the provider has one and it is configured. Says what happens.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::InferenceError;
-use super::ffi::cuda::{Block as DeviceBlock, Pinned, Stream};
+use super::ffi::cuda::{Block as DeviceBlock, Pinned, Stream, Timer};
 use super::ffi::{HostBlock, Place, Slot, Value};
 
 /// The memory of one session.
@@ -46,6 +46,14 @@ impl Memory {
             _ => (c"Cpu", 0),
         };
         Place::new(name, id).map_err(failed)
+    }
+
+    /// What takes the time of work on a GPU; `None` on the host.
+    pub fn timer(&self) -> Result<Option<Timer>, InferenceError> {
+        match self {
+            Memory::Cuda(stream) => Timer::new(stream).map(Some).map_err(failed),
+            _ => Ok(None),
+        }
     }
 
     /// True when lent memory is copied to addresses that stay.

@@ -4,12 +4,14 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::bound::Bound;
 use super::ffi::cuda::Stream;
 use super::memory::Memory;
 use super::ports::{self, Element, Feed, Fetch, Input, Output, Port, Side};
 use super::{Config, InferenceError, Needs, Precision, Provider, Runtime, budget, device, engines, ffi, provider};
+use crate::frame::Fingerprint;
 
 /// How a graph is loaded.
 #[derive(Clone, Copy)]
@@ -75,6 +77,7 @@ pub struct Session {
     raw: ort::session::Session,
     inputs: Vec<Side>,
     outputs: Vec<Side>,
+    graph: Fingerprint,
     /// What the provider works on; closed after everything else.
     _stream: Option<Arc<Stream>>,
 }
@@ -128,8 +131,9 @@ impl Session {
             };
             raw.map_err(|error| provider::refused(load.config, &error))
         })?;
+        let id = engines::fingerprint(&graph).map_err(|error| InferenceError::Model(error.to_string()))?;
         let (provider, precision) = (load.config.provider, load.precision);
-        tracing::info!(graph = load.name, %provider, %precision, "A graph is loaded.");
+        tracing::info!(graph = load.name, %id, %provider, %precision, "A graph is loaded.");
         let inputs: Vec<_> = raw.inputs().iter().map(Side::new).collect::<Result<_, _>>()?;
         let outputs: Vec<_> = raw.outputs().iter().map(Side::new).collect::<Result<_, _>>()?;
         let stream = match &memory {
@@ -143,6 +147,7 @@ impl Session {
             raw,
             inputs,
             outputs,
+            graph: id,
             _stream: stream,
         })
     }
@@ -150,6 +155,16 @@ impl Session {
     /// Where the graph runs.
     pub fn provider(&self) -> Provider {
         self.provider
+    }
+
+    /// The graph: the first 16 bytes of the SHA-256 of its ONNX bytes. Weights in files beside it are not part of it.
+    pub fn graph(&self) -> Fingerprint {
+        self.graph
+    }
+
+    /// Time that the GPU worked in the last run, told once; `None` on the host.
+    pub fn gpu_time(&mut self) -> Option<Duration> {
+        self.bound.gpu_time()
     }
 
     /// After how many runs every later one is as fast as the next: one for each piece of work that is captured.

@@ -31,6 +31,8 @@ pub struct Totals {
     pub segments_out: u64,
     /// Microseconds that the model worked on frames of the stream.
     pub model_busy_us: u64,
+    /// Microseconds that a GPU worked on frames of the stream, by CUDA's events; 0 without one.
+    pub gpu_busy_us: u64,
     /// Pixels that the network's rule debits: see [`super::Debit`].
     pub billable_pixels: u64,
     /// Debits that these come to.
@@ -65,7 +67,7 @@ impl Totals {
         self.dropped.get(place.label()).copied().unwrap_or(0)
     }
 
-    fn numbers(&self) -> [u64; 12] {
+    fn numbers(&self) -> [u64; 13] {
         [
             self.frames_in,
             self.pixels_in,
@@ -75,6 +77,7 @@ impl Totals {
             self.segments_in,
             self.segments_out,
             self.model_busy_us,
+            self.gpu_busy_us,
             self.billable_pixels,
             self.debits,
             self.updates_applied + self.updates_refused,
@@ -109,6 +112,7 @@ fn each(ours: &mut Totals, theirs: &Totals, with: impl Fn(u64, u64) -> u64) {
         (&mut ours.segments_in, theirs.segments_in),
         (&mut ours.segments_out, theirs.segments_out),
         (&mut ours.model_busy_us, theirs.model_busy_us),
+        (&mut ours.gpu_busy_us, theirs.gpu_busy_us),
         (&mut ours.billable_pixels, theirs.billable_pixels),
         (&mut ours.debits, theirs.debits),
         (&mut ours.updates_applied, theirs.updates_applied),
@@ -174,6 +178,9 @@ pub struct Interval {
     pub stream_latency_ms: BTreeMap<String, Percentiles>,
     /// The model or pipeline.
     pub model: String,
+    /// The graph that the model ran at the end, 32 hex digits of the SHA-256 of its ONNX bytes; empty for a model without one.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub graph: String,
     /// Hash of the parameters in force at the end.
     pub params_hash: String,
     /// Counts the parameters in force at the end, from 0 at the session's start in this engine.

@@ -12,7 +12,7 @@ use super::interval::{Carry, FaultNote, Interval, Totals};
 use super::recent::{Recent, Since};
 use super::record::{FrameRecord, Kind, Percentiles, Place, Stage};
 use super::trace::{Mark, Tracer};
-use crate::frame::Size;
+use crate::frame::{Fingerprint, Size};
 
 /// Longest message of a fault that is kept, in characters.
 const MESSAGE: usize = 200;
@@ -64,6 +64,7 @@ struct Counts {
     segments_in: AtomicU64,
     segments_out: AtomicU64,
     model_busy_us: AtomicU64,
+    gpu_busy_us: AtomicU64,
     billable_pixels: AtomicU64,
     debits: AtomicU64,
     updates_applied: AtomicU64,
@@ -103,6 +104,7 @@ struct Slow {
     fault: Option<FaultNote>,
     decoder: String,
     encoder: String,
+    graph: Option<Fingerprint>,
 }
 
 /// Where the interval that runs began.
@@ -126,6 +128,7 @@ pub struct Meter {
     slow: Mutex<Slow>,
     open: Mutex<Open>,
     tracer: Arc<Tracer>,
+    off: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -159,21 +162,31 @@ impl Meter {
                 fault: None,
                 decoder: String::new(),
                 encoder: String::new(),
+                graph: None,
             }),
             open: Mutex::new(Open { number: carry.number, from_ms: carry.from_ms, before: Totals::default() }),
             tracer,
+            off: false,
         }
+    }
+
+    /// The same, which counts and records nothing of frames: what measuring costs is the difference.
+    pub fn off(self) -> Self {
+        Self { off: true, ..self }
     }
 
     /// A picture was found in the input.
     pub fn arrived(&self) {
+        if self.off {
+            return;
+        }
         add(&self.counts.frames_in, 1);
         add(&self.counts.pixels_in, self.input_size().pixels());
     }
 
     /// `count` frames ended at `place`.
     pub fn dropped(&self, place: Place, count: u64, now: Instant) {
-        if count == 0 {
+        if count == 0 || self.off {
             return;
         }
         add(&self.counts.dropped[place as usize], count);
@@ -183,6 +196,9 @@ impl Meter {
 
     /// A frame was handed to the output. Its bytes are counted by [`Self::sent`].
     pub fn published(&self, frame: &FrameRecord) {
+        if self.off {
+            return;
+        }
         add(&self.counts.out[frame.kind as usize], 1);
         add(&self.counts.pixels_out, frame.pixels);
         let mut latency = lock(&self.latency);
@@ -230,6 +246,16 @@ impl Meter {
     /// The model worked for that long on a frame.
     pub fn busy(&self, time: Duration) {
         add(&self.counts.model_busy_us, time.as_micros() as u64);
+    }
+
+    /// The GPU worked for that long on a frame.
+    pub fn gpu_busy(&self, time: Duration) {
+        add(&self.counts.gpu_busy_us, time.as_micros() as u64);
+    }
+
+    /// The model runs this graph from now on.
+    pub fn set_graph(&self, graph: Option<Fingerprint>) {
+        lock(&self.slow).graph = graph;
     }
 
     /// An update was put in force, or refused.
@@ -305,6 +331,7 @@ impl Meter {
             segments_in: read(&counts.segments_in),
             segments_out: read(&counts.segments_out),
             model_busy_us: read(&counts.model_busy_us),
+            gpu_busy_us: read(&counts.gpu_busy_us),
             billable_pixels: read(&counts.billable_pixels),
             debits: read(&counts.debits),
             updates_applied: read(&counts.updates_applied),
@@ -328,9 +355,10 @@ impl Meter {
         let to_ms = self.clock.ms(now).max(open.from_ms);
         let seconds = (to_ms - open.from_ms) as f64 / 1000.0;
         let fps = if seconds > 0.0 { counted.processed() as f64 / seconds } else { 0.0 };
-        let (fault, decoder, encoder, billed_until_ns) = {
+        let (fault, decoder, encoder, graph, billed_until_ns) = {
             let mut slow = lock(&self.slow);
-            (slow.fault.take(), slow.decoder.clone(), slow.encoder.clone(), slow.debit.billed_until_ns())
+            let graph = slow.graph.map_or_else(String::new, |graph| graph.to_string());
+            (slow.fault.take(), slow.decoder.clone(), slow.encoder.clone(), graph, slow.debit.billed_until_ns())
         };
         let input = self.input_size();
         let interval = Interval {
@@ -346,6 +374,7 @@ impl Meter {
             latency_ms: self.take_latency(),
             stream_latency_ms: if facts.last { self.latency() } else { BTreeMap::new() },
             model: facts.model.to_owned(),
+            graph,
             params_hash: facts.params_hash.to_owned(),
             revision: self.revision(),
             input_size: [input.width, input.height],

@@ -133,6 +133,8 @@ pub struct Metrics {
     passed: [IntCounter; Queue::ALL.len()],
     /// Seconds that the model worked on frames.
     pub model_busy: Counter,
+    /// Seconds that a GPU worked on frames, by CUDA's events.
+    pub gpu_busy: Counter,
     depth: IntGaugeVec,
     age: GaugeVec,
     /// Seconds that the last load of the pipeline took.
@@ -143,6 +145,8 @@ pub struct Metrics {
     /// What `codecs` shows, by slot.
     shown: Mutex<BTreeMap<usize, [String; 2]>>,
     exemplars: Exemplars,
+    /// Frames that are published are not counted: what measuring costs is the difference.
+    pub off: bool,
 }
 
 impl Metrics {
@@ -197,6 +201,8 @@ impl Metrics {
         registry.register(Box::new(age.clone()))?;
         let model_busy = Counter::new("weir_model_busy_seconds_total", "Time that the model worked on frames.")?;
         registry.register(Box::new(model_busy.clone()))?;
+        let gpu_busy = Counter::new("weir_gpu_busy_seconds_total", "Time that a GPU worked on frames.")?;
+        registry.register(Box::new(gpu_busy.clone()))?;
         let load_seconds = Gauge::new("weir_model_load_seconds", "Time that loading the pipeline took.")?;
         registry.register(Box::new(load_seconds.clone()))?;
         let first_frame = Histogram::with_opts(
@@ -225,12 +231,14 @@ impl Metrics {
             sessions,
             passed: Queue::ALL.map(|queue| passed.with_label_values(&[queue.label()])),
             model_busy,
+            gpu_busy,
             depth,
             age,
             load_seconds,
             first_frame,
             codecs,
             exemplars: Exemplars::new(),
+            off: false,
             shown: Mutex::default(),
             registry,
         })
@@ -286,6 +294,9 @@ impl Metrics {
 
     /// A frame was handed to the output.
     pub fn published(&self, frame: &FrameRecord) {
+        if self.off {
+            return;
+        }
         self.published[frame.kind as usize].inc();
         self.passed(Queue::Publish);
         let mut note = self.exemplars.note();
@@ -356,7 +367,7 @@ mod tests {
     use crate::frame::{Stamps, Timestamp};
 
     fn record(kind: Kind, stamps: Stamps) -> FrameRecord {
-        FrameRecord { session: 4, seq: 77, pts: Timestamp(0), stamps, kind, pixels: 1, bytes: 2, revision: 0 }
+        FrameRecord { session: 4, seq: 77, pts: Timestamp(0), stamps, kind, pixels: 1, bytes: 2, model: "noop" }
     }
 
     #[test]

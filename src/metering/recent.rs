@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::meter::Clock;
 use super::record::{FrameRecord, Place, Stage};
+use crate::frame::Fingerprint;
 
 /// Frames and drops that are kept: eight seconds of 60 frames a second.
 const KEPT: usize = 480;
 
 /// What happened to one frame, or to several at once.
 #[derive(Clone, Copy)]
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation a frame")]
 enum What {
     Out(FrameRecord),
     Dropped(Place, u64),
@@ -32,6 +34,15 @@ pub struct Happened {
     /// Microseconds in `decode`, `queue`, `model`, `encode` and `publish`; 0 for a stage that it did not pass.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stages_us: Vec<u32>,
+    /// Hash of the parameters that the model had for it; empty where it had none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub params_hash: String,
+    /// The model's graph; empty for a model without one.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub graph: String,
+    /// Microseconds that the GPU worked on it; nothing without a GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_us: Option<u64>,
     /// Where frames were dropped; empty for a frame that was handed to the output.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub dropped: String,
@@ -94,7 +105,11 @@ fn told(at_ms: u64, what: &What) -> Happened {
             let micros = |stage: &Stage| stage.span(&frame.stamps).map_or(0, |span| span.as_micros() as u32);
             let stages_us = Stage::ALL.iter().filter(|stage| **stage != Stage::Total).map(micros).collect();
             let picture = frame.kind.label().to_owned();
-            Happened { at_ms, picture, frame: frame.seq, stages_us, count: 1, ..Happened::default() }
+            let hash = |hash: Option<Fingerprint>| hash.map_or_else(String::new, |hash| hash.to_string());
+            let (params_hash, graph) = (hash(frame.stamps.params), hash(frame.stamps.graph));
+            let gpu_us = frame.stamps.gpu.map(|time| time.as_micros() as u64);
+            let (frame, count) = (frame.seq, 1);
+            Happened { at_ms, picture, frame, stages_us, params_hash, graph, gpu_us, count, ..Happened::default() }
         }
         What::Dropped(place, count) => {
             Happened { at_ms, dropped: place.label().to_owned(), count: *count, ..Happened::default() }
@@ -116,7 +131,9 @@ mod tests {
         let clock = Clock { at: start, unix_ns: 5_000_000_000 };
         let at = |ms| Some(start + Duration::from_millis(ms));
         let mut recent = Recent::new();
-        let stamps = Stamps { received: at(0), decoded: at(2), encoded: at(7), published: at(9), ..Stamps::default() };
+        let times = Stamps { received: at(0), decoded: at(2), encoded: at(7), published: at(9), ..Stamps::default() };
+        let (params, gpu) = (Some(Fingerprint([0x2a; 16])), Some(Duration::from_micros(5)));
+        let stamps = Stamps { params, gpu, ..times };
         let frame = FrameRecord {
             session: 1,
             seq: 8,
@@ -125,7 +142,7 @@ mod tests {
             kind: Kind::Overlay,
             pixels: 1,
             bytes: 1,
-            revision: 0,
+            model: "noop",
         };
         recent.out(&frame);
         recent.dropped(Place::Input, 3, start + Duration::from_millis(20));
@@ -135,6 +152,8 @@ mod tests {
             picture: "overlay".into(),
             frame: 8,
             stages_us: vec![2_000, 0, 0, 0, 2_000],
+            params_hash: "2a".repeat(16),
+            gpu_us: Some(5),
             count: 1,
             ..Happened::default()
         };

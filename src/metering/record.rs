@@ -15,7 +15,7 @@ pub struct FrameRecord {
     pub seq: u64,
     /// The input's presentation time.
     pub pts: Timestamp,
-    /// When it passed each stage, and what it came in as.
+    /// When it passed each stage, what it came in as, and what it was made with.
     pub stamps: Stamps,
     /// What its picture shows.
     pub kind: Kind,
@@ -23,8 +23,8 @@ pub struct FrameRecord {
     pub pixels: u64,
     /// Bytes of the output picture, containers included.
     pub bytes: u64,
-    /// Counts the parameters that were in force, from 0 at the session's start.
-    pub revision: u32,
+    /// The pipeline. Graph and parameters stand in `stamps`.
+    pub model: &'static str,
 }
 
 /// Where a frame can end before it is published.

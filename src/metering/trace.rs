@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::meter::Clock;
 use super::record::{FrameRecord, Place, Stage};
+use crate::frame::{Fingerprint, Stamps};
 
 /// Something that happened, as it is kept until it is written.
 #[derive(Clone, Copy, Debug)]
@@ -144,36 +145,34 @@ impl Trace {
         let us = |at: Instant| self.clock.ns(at) as f64 / 1000.0;
         match mark {
             Mark::Frame(frame) => {
-                let FrameRecord { session, seq, revision, bytes, .. } = frame;
+                let FrameRecord { session, seq, model, bytes, .. } = frame;
+                let Stamps { params, graph, gpu, .. } = frame.stamps;
+                let hash = |hash: Option<Fingerprint>| hash.map_or_else(String::new, |hash| hash.to_string());
+                let gpu = gpu.map_or_else(String::new, |gpu| format!(",\"gpu_us\":{}", gpu.as_micros()));
                 for stage in Stage::ALL {
                     let (Some(from), Some(to)) = stage.ends(&frame.stamps) else { continue };
                     let (name, track) = (stage.label(), stage as usize);
                     let args = format!(
-                        "{{\"session\":{session},\"frame\":{seq},\"pts\":{},\"picture\":\"{}\",\"pixels_in\":{},\"pixels_out\":{},\"bytes_in\":{},\"bytes_out\":{bytes},\"params\":{revision}}}",
+                        "{{\"session\":{session},\"frame\":{seq},\"pts\":{},\"picture\":\"{}\",\"pixels_in\":{},\"pixels_out\":{},\"bytes_in\":{},\"bytes_out\":{bytes},\"model\":\"{model}\",\"graph\":\"{}\",\"params\":\"{}\"{gpu}}}",
                         frame.pts.0,
                         frame.kind.label(),
                         frame.stamps.pixels_in,
                         frame.pixels,
                         frame.stamps.bytes_in,
+                        hash(graph),
+                        hash(params),
                     );
-                    if stage == Stage::Model {
-                        // One frame at a time: slices of a thread.
-                        let took = us(to) - us(from);
-                        let _ = write!(
-                            text,
-                            ",\n{{\"ph\":\"X\",\"pid\":{pid},\"tid\":{track},\"ts\":{:.3},\"dur\":{took:.3},\"cat\":\"frame\",\"name\":\"{name}\",\"args\":{args}}}",
-                            us(from)
-                        );
-                        continue;
-                    }
-                    // Several frames may be here at a time: pairs that are told apart by their id.
+                    // Several frames may be here at a time, of several sessions: pairs that are told apart by their id.
                     let id = format!("{session}.{seq}.{name}");
-                    for (phase, at) in [("b", us(from)), ("e", us(to).max(us(from)))] {
-                        let _ = write!(
-                            text,
-                            ",\n{{\"ph\":\"{phase}\",\"pid\":{pid},\"tid\":{track},\"ts\":{at:.3},\"id\":\"{id}\",\"cat\":\"{name}\",\"name\":\"{name}\",\"args\":{args}}}"
-                        );
-                    }
+                    let (begin, end) = (us(from), us(to).max(us(from)));
+                    let _ = write!(
+                        text,
+                        ",\n{{\"ph\":\"b\",\"pid\":{pid},\"tid\":{track},\"ts\":{begin:.3},\"id\":\"{id}\",\"cat\":\"{name}\",\"name\":\"{name}\",\"args\":{args}}}"
+                    );
+                    let _ = write!(
+                        text,
+                        ",\n{{\"ph\":\"e\",\"pid\":{pid},\"tid\":{track},\"ts\":{end:.3},\"id\":\"{id}\",\"cat\":\"{name}\",\"name\":\"{name}\"}}"
+                    );
                 }
             }
             Mark::Dropped { session, place, count, at } => {
@@ -205,14 +204,14 @@ impl Drop for Trace {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::time::Duration;
 
     use serde_json::Value;
 
     use super::super::record::Kind;
     use super::*;
-    use crate::frame::{Stamps, Timestamp};
+    use crate::frame::Timestamp;
 
     fn record(start: Instant, seq: u64) -> FrameRecord {
         let at = |ms| Some(start + Duration::from_millis(33 * seq + ms));
@@ -223,6 +222,9 @@ mod tests {
             done: at(13),
             encoded: at(40),
             published: at(50),
+            params: Some(Fingerprint([0xab; 16])),
+            graph: Some(Fingerprint([1; 16])),
+            gpu: Some(Duration::from_micros(700)),
             ..Stamps::default()
         };
         FrameRecord {
@@ -233,8 +235,68 @@ mod tests {
             kind: Kind::Processed,
             pixels: 1,
             bytes: 2,
-            revision: 0,
+            model: "noop",
         }
+    }
+
+    /// The rules of the Trace Event Format that a reader relies on: what every event carries, that tracks have names, and
+    /// that every beginning has its own end, not before it.
+    fn follows_the_format(events: &[Value]) {
+        let text = |event: &Value, key: &str| event[key].as_str().map(str::to_owned);
+        let mut named = BTreeSet::new();
+        let mut open: BTreeMap<(Option<String>, String), f64> = BTreeMap::new();
+        let mut used = BTreeSet::new();
+        for event in events {
+            let (pid, tid) = (event["pid"].as_u64().expect("a process"), event["tid"].as_u64());
+            let name = text(event, "name").expect("a name");
+            let phase = text(event, "ph").expect("a phase");
+            if phase == "M" {
+                match name.as_str() {
+                    "process_name" => assert!(event["args"]["name"].is_string(), "{event}"),
+                    "thread_name" => drop(named.insert((pid, tid, text(&event["args"], "name").expect("its name")))),
+                    "thread_sort_index" => assert!(event["args"]["sort_index"].is_u64(), "{event}"),
+                    _ => panic!("{event}"),
+                }
+                continue;
+            }
+            let at = event["ts"].as_f64().filter(|at| *at >= 0.0).unwrap_or_else(|| panic!("no time: {event}"));
+            used.insert((pid, tid));
+            match phase.as_str() {
+                // Pairs are found by category and id.
+                "b" => {
+                    let key = (text(event, "cat"), text(event, "id").expect("an id"));
+                    assert!(key.0.is_some() && event["args"].is_object(), "{event}");
+                    assert!(open.insert(key, at).is_none(), "two beginnings of one id: {event}");
+                }
+                "e" => {
+                    let begin = open.remove(&(text(event, "cat"), text(event, "id").expect("an id")));
+                    assert!(begin.is_some_and(|begin| begin <= at), "an end without its beginning: {event}");
+                }
+                "i" => assert!(["g", "p", "t"].map(Some).contains(&event["s"].as_str()), "{event}"),
+                // Complete events of one track must not overlap, which those of two sessions would.
+                _ => panic!("{event}"),
+            }
+        }
+        assert!(open.is_empty(), "{open:?}");
+        let tracks: BTreeSet<_> = named.iter().map(|(pid, tid, _)| (*pid, *tid)).collect();
+        assert!(used.is_subset(&tracks) && tracks.len() == named.len(), "{used:?} {named:?}");
+    }
+
+    #[test]
+    fn two_sessions_at_a_time_do_not_spoil_each_others_tracks() {
+        let tracer = Arc::new(Tracer::new());
+        let start = Instant::now();
+        let mut trace = tracer.listen(64, Clock { at: start, unix_ns: 0 }).expect("room");
+        for seq in 0..8 {
+            for session in [1, 2] {
+                tracer.mark(|| Mark::Frame(FrameRecord { session, ..record(start, seq) }));
+            }
+        }
+        let text = format!("[{}{}]", trace.head().trim_start_matches(','), trace.take().0);
+        let events: Vec<Value> = serde_json::from_str(&text).expect("JSON");
+        follows_the_format(&events);
+        let begun = events.iter().filter(|event| event["ph"] == "b").count();
+        assert_eq!(begun, 2 * 8 * Stage::ALL.len());
     }
 
     #[test]
@@ -255,7 +317,6 @@ mod tests {
         let Value::Array(events) = serde_json::from_str(&text).expect("JSON") else { panic!("an array is expected") };
         let mut tracks: BTreeMap<String, (usize, usize, usize)> = BTreeMap::new();
         for event in events.iter().filter(|event| event["ph"] != "M") {
-            assert!(event["ts"].is_f64() && event["pid"].is_u64(), "{event}");
             let track = tracks.entry(event["name"].as_str().unwrap_or_default().to_owned()).or_default();
             match event["ph"].as_str() {
                 Some("b") => track.0 += 1,
@@ -264,12 +325,20 @@ mod tests {
             }
         }
         for stage in Stage::ALL {
-            let expected = if stage == Stage::Model { (0, 0, 4) } else { (4, 4, 0) };
-            assert_eq!(tracks[stage.label()], expected, "{}", stage.label());
+            assert_eq!(tracks[stage.label()], (4, 4, 0), "{}", stage.label());
         }
         assert_eq!(tracks["input"], (0, 0, 1));
-        let model = events.iter().find(|event| event["name"] == "model").expect("a model slice");
-        assert_eq!((model["ts"].as_f64(), model["dur"].as_f64()), (Some(4000.0), Some(10_000.0)));
+        follows_the_format(&events);
+        let of_model = |phase: &str| {
+            let found = events.iter().find(|event| event["name"] == "model" && event["ph"] == phase);
+            found.cloned().expect("a pair of the model")
+        };
+        let (model, end) = (of_model("b"), of_model("e"));
+        assert_eq!((model["ts"].as_f64(), end["ts"].as_f64()), (Some(4000.0), Some(14_000.0)));
+        let args = &model["args"];
+        assert_eq!((args["model"].as_str(), args["gpu_us"].as_u64()), (Some("noop"), Some(700)));
+        assert_eq!(args["graph"].as_str(), Some("01".repeat(16).as_str()));
+        assert_eq!(args["params"].as_str(), Some("ab".repeat(16).as_str()));
         drop(trace);
         tracer.mark(|| panic!("nobody listens any more"));
     }

@@ -1,8 +1,10 @@
 //! Inverts colours: the smallest pipeline that runs a graph.
 
+use std::time::Duration;
+
 use super::params::{Field, Kind, Table, Unknown, number};
 use super::{Applied, Checked, FrameProcessor, LoadContext, ParamError, Params, Pipeline, PipelineError};
-use crate::frame::{FramePool, PixelFormat, Size, VideoFrame};
+use crate::frame::{Fingerprint, FramePool, PixelFormat, Size, VideoFrame};
 use crate::graph::{DType, GraphBuilder, GraphError, Model};
 use crate::inference::{Graph, InferenceError, Input, Load, Output, Provider, Runtime, Session};
 
@@ -137,6 +139,14 @@ impl FrameProcessor for Inverter {
 
     fn provider(&self) -> Option<Provider> {
         Some(self.session.provider())
+    }
+
+    fn graph(&self) -> Option<Fingerprint> {
+        Some(self.session.graph())
+    }
+
+    fn gpu_time(&mut self) -> Option<Duration> {
+        self.session.gpu_time()
     }
 
     fn reset(&mut self) {}

@@ -5,11 +5,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::frame::{FramePool, PixelFormat, Size, VideoFrame};
+use crate::frame::{Fingerprint, FramePool, PixelFormat, Size, VideoFrame};
 pub use crate::inference::Provider;
 
 pub mod comfyui;
@@ -205,6 +206,16 @@ pub trait FrameProcessor: Send {
 
     /// Where its graphs run, each of them, as loaded; `None` where it has no graph.
     fn provider(&self) -> Option<Provider> {
+        None
+    }
+
+    /// The graph, or graphs, that [`Self::process`] runs; `None` where there is none.
+    fn graph(&self) -> Option<Fingerprint> {
+        None
+    }
+
+    /// Time that the GPU worked in the last call of [`Self::process`], told once; `None` where no GPU did.
+    fn gpu_time(&mut self) -> Option<Duration> {
         None
     }
 

@@ -72,6 +72,8 @@ struct Session {
     carry: Option<Carry>,
     /// Millijoules of the GPU at the end of the last interval.
     energy_mj: Option<u64>,
+    /// As `energy_mj`, microseconds in which it ran a kernel.
+    gpu_busy_us: Option<u64>,
     /// Who waits for its end.
     waiters: Vec<oneshot::Sender<()>>,
 }
@@ -152,6 +154,10 @@ pub(super) struct Book {
     accounts: Accounts,
     /// What the GPU at work tells, by the supervisor's hardware.
     gpu: Option<GpuNow>,
+    /// When it told that.
+    gpu_at: Option<Instant>,
+    /// Microseconds in which it ran a kernel since the process began, as far as it told.
+    gpu_busy_us: Option<u64>,
 }
 
 /// What the GPU told last.
@@ -165,7 +171,12 @@ pub(super) struct GpuNow {
     pub free_bytes: u64,
     /// Millijoules since its driver was loaded.
     pub energy_mj: Option<u64>,
+    /// Per cent of the time with a kernel running.
+    pub busy_percent: Option<u32>,
 }
+
+/// A GPU that has not told for so long was not asked: nothing is said of the time between.
+const GPU_SILENCE: Duration = Duration::from_secs(5);
 
 /// Requests that may wait for the engine at a time.
 const MOST_PENDING: usize = 256;
@@ -190,6 +201,8 @@ impl Book {
             restarts: 0,
             accounts: Accounts::default(),
             gpu: None,
+            gpu_at: None,
+            gpu_busy_us: None,
         }
     }
 
@@ -535,8 +548,15 @@ impl Book {
         &self.accounts
     }
 
-    /// Notes what the GPU at work tells.
-    pub fn gpu_told(&mut self, gpu: Option<GpuNow>) {
+    /// Notes what the GPU at work tells at `now`. What it says of its use is taken for the time since it told last, unless
+    /// that is too long ago.
+    pub fn gpu_told(&mut self, gpu: Option<GpuNow>, now: Instant) {
+        let since = self.gpu_at.replace(now).map(|at| now.saturating_duration_since(at));
+        if let Some(percent) = gpu.as_ref().and_then(|gpu| gpu.busy_percent) {
+            let time = since.filter(|time| *time <= GPU_SILENCE).unwrap_or_default();
+            let busy = time.as_micros() as u64 * u64::from(percent.min(100)) / 100;
+            self.gpu_busy_us = Some(self.gpu_busy_us.unwrap_or(0) + busy);
+        }
         self.gpu = gpu;
     }
 
@@ -552,9 +572,15 @@ impl Book {
         };
         session.carry = Some(interval.carry());
         let gpu = self.gpu.as_ref().map(|gpu| {
-            let before = std::mem::replace(&mut session.energy_mj, gpu.energy_mj);
-            let used = gpu.energy_mj.zip(before).map(|(now, before)| now.saturating_sub(before) as f64 / 1000.0 * part);
-            GpuUse { name: gpu.name.clone(), memory_bytes: gpu.memory_bytes, joules: used }
+            let used = |now: Option<u64>, before: Option<u64>| Some(now?.saturating_sub(before?) as f64 * part);
+            let joules = used(gpu.energy_mj, std::mem::replace(&mut session.energy_mj, gpu.energy_mj));
+            let busy = used(self.gpu_busy_us, std::mem::replace(&mut session.gpu_busy_us, self.gpu_busy_us));
+            GpuUse {
+                name: gpu.name.clone(),
+                memory_bytes: gpu.memory_bytes,
+                joules: joules.map(|millijoules| millijoules / 1e3),
+                busy_seconds: busy.map(|micros| micros / 1e6),
+            }
         });
         let stream = stream(&session.request, session.arrived_ms);
         self.accounts.add(&stream, &interval, gpu.as_ref());
@@ -636,6 +662,7 @@ impl Session {
             report: None,
             carry: None,
             energy_mj: None,
+            gpu_busy_us: None,
             waiters: Vec::new(),
         }
     }

@@ -33,10 +33,10 @@ pub(super) struct Gpu {
     pub major: u32,
     /// Compute capability behind the point.
     pub minor: u32,
-    /// Per cent of the time with a kernel running.
-    pub utilization_compute: u32,
-    /// Per cent of the time with memory read or written.
-    pub utilization_memory: u32,
+    /// Per cent of the time with a kernel running, where the driver tells; it does not for partitions of a GPU.
+    pub utilization_compute: Option<u32>,
+    /// As `utilization_compute`, of the time with memory read or written.
+    pub utilization_memory: Option<u32>,
     /// Per cent of the time that the encoder was in use, where the driver tells.
     pub encoder: Option<u32>,
     /// As `encoder`, of the decoder.
@@ -80,7 +80,10 @@ impl From<Gpu> for GPUComputeInfo {
 
 impl From<Gpu> for GPUUtilizationInfo {
     fn from(gpu: Gpu) -> Self {
-        let Gpu { id, name, memory_total, memory_free, utilization_compute, utilization_memory, .. } = gpu;
+        let Gpu { id, name, memory_total, memory_free, .. } = gpu;
+        // The contract has no word for what is not known.
+        let [utilization_compute, utilization_memory] =
+            [gpu.utilization_compute, gpu.utilization_memory].map(Option::unwrap_or_default);
         Self { id, name, memory_total, memory_free, utilization_compute, utilization_memory }
     }
 }
@@ -152,7 +155,6 @@ fn gpu(nvml: &Nvml, index: u32) -> Result<Gpu, NvmlError> {
     let device = nvml.device_by_index(index)?;
     let memory = device.memory_info()?;
     let capability = device.cuda_compute_capability()?;
-    // Partitions of a GPU do not tell their load.
     let load = device.utilization_rates().ok();
     Ok(Gpu {
         id: device.uuid()?,
@@ -161,8 +163,8 @@ fn gpu(nvml: &Nvml, index: u32) -> Result<Gpu, NvmlError> {
         memory_free: memory.free,
         major: capability.major.max(0) as u32,
         minor: capability.minor.max(0) as u32,
-        utilization_compute: load.as_ref().map_or(0, |load| load.gpu),
-        utilization_memory: load.as_ref().map_or(0, |load| load.memory),
+        utilization_compute: load.as_ref().map(|load| load.gpu),
+        utilization_memory: load.as_ref().map(|load| load.memory),
         encoder: device.encoder_utilization().ok().map(|use_of| use_of.utilization),
         decoder: device.decoder_utilization().ok().map(|use_of| use_of.utilization),
         temperature: device.temperature(TemperatureSensor::Gpu).ok(),

@@ -310,9 +310,10 @@ impl Hub {
                     memory_bytes: gpu.memory_total.saturating_sub(gpu.memory_free),
                     free_bytes: gpu.memory_free,
                     energy_mj: gpu.energy_mj,
+                    busy_percent: gpu.utilization_compute,
                 };
                 let gpu = gpus.get(&device).map(now);
-                self.book().gpu_told(gpu);
+                self.book().gpu_told(gpu, Instant::now());
             }
             tokio::time::sleep(GPU_LOOK).await;
         }

@@ -147,8 +147,8 @@ impl Metrics {
         for (index, gpu) in gpus {
             let ratio = |percent: u32| f64::from(percent) / 100.0;
             let figures = [
-                ("utilization_ratio", Some(ratio(gpu.utilization_compute))),
-                ("memory_utilization_ratio", Some(ratio(gpu.utilization_memory))),
+                ("utilization_ratio", gpu.utilization_compute.map(ratio)),
+                ("memory_utilization_ratio", gpu.utilization_memory.map(ratio)),
                 ("encoder_ratio", gpu.encoder.map(ratio)),
                 ("decoder_ratio", gpu.decoder.map(ratio)),
                 ("memory_total_bytes", Some(gpu.memory_total as f64)),
@@ -219,8 +219,8 @@ mod tests {
             memory_free: 60,
             major: 9,
             minor: 0,
-            utilization_compute: 50,
-            utilization_memory: 0,
+            utilization_compute: Some(50),
+            utilization_memory: Some(0),
             encoder: Some(20),
             decoder: Some(30),
             temperature: Some(50),

@@ -59,7 +59,6 @@
 //! | `Class::held` | handles: loaders, conditioning, LoRA stacks; no graph, `cx.g()` is an error |
 //! | `Class::sound` | a way of sound: [`Cx::known`] settings, a held [`Sound`](lower::Sound), [`Cx::sounds`] at its end |
 //! | `Class::words` | text that leaves: [`Cx::tells`] |
-//! | `Class::host` | a function on the host between two graphs: [`Cx::host`] with a [`HostStage`] |
 //! | `Class::host` | a function on the host between two graphs: [`Cx::host`] with a [`HostStage`], which may have graphs of its own |
 //!
 //! **The function** gives one [`Value`] for each output. It sees:

@@ -304,6 +304,7 @@ fn show(path: &Path, filter: &Filter) -> ExitCode {
         "fps",
         "p99_ms",
         "billable_pixels",
+        "graph",
         "params",
         "fault",
     ];
@@ -326,6 +327,7 @@ fn show(path: &Path, filter: &Filter) -> ExitCode {
             format!("{:.2}", interval.fps),
             format!("{:.1}", interval.latency_ms.get("total").map_or(0.0, |total| total.p99)),
             totals.billable_pixels.to_string(),
+            interval.graph.chars().take(8).collect(),
             interval.params_hash.chars().take(8).collect(),
             interval.fault.as_ref().map_or_else(String::new, |fault| format!("{}: {}", fault.stage, fault.message)),
         ];

@@ -126,6 +126,7 @@ pub(super) fn fields(stream: &Stream, interval: &Interval, gpu: Option<&GpuUse>)
     add("segments_in", totals.segments_in.to_string());
     add("segments_out", totals.segments_out.to_string());
     add("model_busy_us", totals.model_busy_us.to_string());
+    add("gpu_busy_us", totals.gpu_busy_us.to_string());
     for stage in Stage::ALL {
         let figures = interval.latency_ms.get(stage.label()).copied().unwrap_or_default();
         for (name, value) in [("p50", figures.p50), ("p95", figures.p95), ("p99", figures.p99), ("max", figures.max)] {
@@ -133,6 +134,7 @@ pub(super) fn fields(stream: &Stream, interval: &Interval, gpu: Option<&GpuUse>)
         }
     }
     add("model", interval.model.clone());
+    add("graph", interval.graph.clone());
     add("params_hash", interval.params_hash.clone());
     add("updates_applied", totals.updates_applied.to_string());
     add("updates_refused", totals.updates_refused.to_string());
@@ -146,6 +148,8 @@ pub(super) fn fields(stream: &Stream, interval: &Interval, gpu: Option<&GpuUse>)
     add("gpu", gpu.map_or_else(String::new, |gpu| gpu.name.clone()));
     add("gpu_memory_bytes", gpu.map_or_else(String::new, |gpu| gpu.memory_bytes.to_string()));
     add("gpu_joules", gpu.and_then(|gpu| gpu.joules).map_or_else(String::new, |joules| joules.to_string()));
+    let busy = gpu.and_then(|gpu| gpu.busy_seconds);
+    add("gpu_busy_seconds", busy.map_or_else(String::new, |seconds| seconds.to_string()));
     add("billable_pixels", totals.billable_pixels.to_string());
     add("debits", totals.debits.to_string());
     fields

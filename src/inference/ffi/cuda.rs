@@ -7,6 +7,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -220,6 +221,67 @@ impl Drop for Stream {
     }
 }
 
+/// Two events on a stream, and the time between them on the GPU's own clock.
+pub struct Timer {
+    stream: Arc<Stream>,
+    /// The beginning and the end.
+    events: [sys::CUevent; 2],
+}
+
+// SAFETY: events may be used from any thread; every use makes the context current first.
+unsafe impl Send for Timer {}
+
+impl Timer {
+    /// A timer of what happens on `stream`.
+    pub fn new(stream: &Arc<Stream>) -> Result<Self, String> {
+        stream.enter()?;
+        let event = || result::event::create(sys::CUevent_flags_enum::CU_EVENT_DEFAULT).map_err(words);
+        let begin = event()?;
+        match event() {
+            Ok(end) => Ok(Self { stream: stream.clone(), events: [begin, end] }),
+            Err(error) => {
+                // SAFETY: made just now and not kept.
+                let _ = unsafe { result::event::destroy(begin) };
+                Err(error)
+            }
+        }
+    }
+
+    /// The time runs from here on, behind everything on the stream. The context must be current: [`Stream::enter`].
+    pub fn begin(&self) -> Result<(), String> {
+        self.record(0)
+    }
+
+    /// The time runs up to here, behind everything on the stream.
+    pub fn end(&self) -> Result<(), String> {
+        self.record(1)
+    }
+
+    fn record(&self, which: usize) -> Result<(), String> {
+        // SAFETY: event and stream live as long as `self`.
+        unsafe { result::event::record(self.events[which], self.stream.raw) }.map_err(words)
+    }
+
+    /// The time between the last beginning and the last end, to about half a microsecond. Waits for nothing: an error when
+    /// the GPU has not come so far.
+    pub fn elapsed(&self) -> Result<Duration, String> {
+        let [begin, end] = self.events;
+        // SAFETY: both were made in `new`, on one GPU, and live as long as `self`.
+        let ms = unsafe { result::event::elapsed(begin, end) }.map_err(words)?;
+        Ok(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1000.0))
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        let _ = self.stream.enter();
+        for event in self.events {
+            // SAFETY: made in `new`, given back once; the driver keeps one that is still under way until it is over.
+            let _ = unsafe { result::event::destroy(event) };
+        }
+    }
+}
+
 /// Memory of the GPU.
 pub struct Block {
     stream: Arc<Stream>,
@@ -345,7 +407,13 @@ R cuMemcpyDtoHAsync_v2(void *d, P s, size_t n, void *t) { memcpy(d, (void *)s, n
 R cuMemcpyDtoDAsync_v2(P d, P s, size_t n, void *t) { memcpy((void *)d, (void *)s, n); return 0; }
 R cuGetErrorName(R r, const char **n) { *n = r == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR_UNKNOWN"; return 0; }
 R cuGetErrorString(R r, const char **n) { *n = r == 2 ? "out of memory" : "unknown error"; return 0; }
-int fake_open(void) { return open_contexts + open_streams + open_blocks + open_pinned; }
+typedef struct { int at; } E;
+static int open_events, clock_ms;
+R cuEventCreate(E **e, unsigned f) { open_events++; *e = calloc(1, sizeof(E)); return f; }
+R cuEventRecord(E *e, void *s) { e->at = clock_ms += 3; return s == &open_streams ? 0 : 400; }
+R cuEventElapsedTime(float *ms, E *a, E *b) { if (!b->at) return 600; *ms = b->at - a->at; return 0; }
+R cuEventDestroy_v2(E *e) { open_events--; free(e); return 0; }
+int fake_open(void) { return open_contexts + open_streams + open_blocks + open_pinned + open_events; }
 int fake_mode(void) { return mode; }
 "#;
 
@@ -427,6 +495,15 @@ int fake_mode(void) { return mode; }
         pinned.bytes_mut().unwrap().fill(8);
         assert_eq!(stream.waits(), 2, "the wait for the last copy is one for those before");
 
+        // Time on the GPU's clock, which moves by 3 ms with every event.
+        let timer = Timer::new(&stream).unwrap();
+        assert!(timer.elapsed().is_err(), "nothing was timed");
+        timer.begin().unwrap();
+        assert!(timer.elapsed().is_err(), "it is still under way");
+        timer.end().unwrap();
+        assert_eq!(timer.elapsed(), Ok(Duration::from_millis(3)));
+        assert_eq!(stream.waits(), 2, "taking the time waits for nothing");
+
         let mut short = Block::new(&stream, 8).unwrap();
         assert!(stream.upload(&mut short, &mut pinned).unwrap_err().contains("16 bytes do not fit into 8"));
         stream.zero(&mut b).unwrap();
@@ -435,7 +512,7 @@ int fake_mode(void) { return mode; }
         let error = Block::new(&stream, 2 << 20).err().unwrap();
         assert!(error.contains("out of memory (CUDA_ERROR_OUT_OF_MEMORY)"), "{error}");
         assert!(asked(b"fake_open\0") > 0);
-        drop((a, b, short, pinned, back, stream));
+        drop((a, b, short, pinned, back, timer, stream));
         assert_eq!(asked(b"fake_open\0"), 0, "everything was given back");
     }
 }

@@ -48,6 +48,10 @@ pub struct GpuUse {
     /// Joules since the end of the interval before; nothing where the driver does not count them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub joules: Option<f64>,
+    /// Seconds since the end of the interval before in which a kernel ran, by the driver's own measure of its use at every
+    /// look, once a second; nothing where it does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub busy_seconds: Option<f64>,
 }
 
 /// What a line tells.

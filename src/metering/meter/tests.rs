@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::frame::{Stamps, Timestamp};
+use crate::frame::{Fingerprint, Stamps, Timestamp};
 
 const FIVE: Duration = Duration::from_secs(5);
 const BEGIN_MS: u64 = 1_795_225_491_037;
@@ -18,7 +18,7 @@ fn first() -> Carry {
 fn frame(kind: Kind, at: Instant, took: Duration) -> FrameRecord {
     let stamps = Stamps { received: Some(at), published: Some(at + took), ..Stamps::default() };
     let pixels = 512 * 512;
-    FrameRecord { session: 3, seq: 0, pts: Timestamp(0), stamps, kind, pixels, bytes: 0, revision: 0 }
+    FrameRecord { session: 3, seq: 0, pts: Timestamp(0), stamps, kind, pixels, bytes: 0, model: "noop" }
 }
 
 #[test]
@@ -37,6 +37,8 @@ fn an_interval_says_what_happened_in_it_and_the_next_begins_with_nothing() {
     meter.received(100);
     meter.sent(50);
     meter.busy(Duration::from_millis(3));
+    meter.gpu_busy(Duration::from_millis(2));
+    meter.set_graph(Some(Fingerprint([0x10; 16])));
     meter.updated(true);
     meter.updated(false);
     meter.fault("trickle", "POST http://secret/ai/trickle/abc-out failed");
@@ -50,7 +52,8 @@ fn an_interval_says_what_happened_in_it_and_the_next_begins_with_nothing() {
     assert_eq!(interval.totals.pixels_out, 7 * 512 * 512);
     assert_eq!((interval.in_flight, interval.fps), (1, 1.4));
     assert_eq!((interval.totals.bytes_in, interval.totals.bytes_out), (100, 50));
-    assert_eq!(interval.totals.model_busy_us, 3_000);
+    assert_eq!((interval.totals.model_busy_us, interval.totals.gpu_busy_us), (3_000, 2_000));
+    assert_eq!(interval.graph, "10".repeat(16));
     assert_eq!((interval.totals.updates_applied, interval.totals.updates_refused), (1, 1));
     assert_eq!((interval.totals.billable_pixels, interval.totals.debits), (138_240_000, 1));
     assert_eq!(interval.revision, 1);
@@ -142,6 +145,7 @@ struct Sum {
     dropped: [u64; Place::ALL.len()],
     bytes: u64,
     busy: u64,
+    gpu: u64,
     applied: u64,
     refused: u64,
     faults: u64,
@@ -162,7 +166,10 @@ impl Sum {
             Step::Update(false) => self.refused += 1,
             Step::Fault => self.faults += 1,
             Step::Bytes(count) => self.bytes += u64::from(count),
-            Step::Busy(micros) => self.busy += u64::from(micros),
+            Step::Busy(micros) => {
+                self.busy += u64::from(micros);
+                self.gpu += u64::from(micros) / 2;
+            }
             Step::Stall(_) | Step::Resize(_) | Step::Close | Step::Kill => {}
         }
     }
@@ -178,7 +185,7 @@ impl Sum {
         }
         assert_eq!(have.pixels_out, self.out.iter().sum::<u64>() * 512 * 512);
         assert_eq!((have.bytes_in, have.bytes_out), (self.bytes, 2 * self.bytes));
-        assert_eq!(have.model_busy_us, self.busy);
+        assert_eq!((have.model_busy_us, have.gpu_busy_us), (self.busy, self.gpu));
         assert_eq!((have.updates_applied, have.updates_refused), (self.applied, self.refused));
         assert_eq!((have.faults, have.segments_in), (self.faults, self.segments));
     }
@@ -218,7 +225,10 @@ proptest! {
                     meter.received(count.into());
                     meter.sent(2 * u64::from(count));
                 }
-                Step::Busy(micros) => meter.busy(Duration::from_micros(micros.into())),
+                Step::Busy(micros) => {
+                    meter.busy(Duration::from_micros(micros.into()));
+                    meter.gpu_busy(Duration::from_micros(u64::from(micros) / 2));
+                }
                 Step::Close => {
                     let interval = meter.close(now, Facts { restarts, ..Facts::default() });
                     prop_assert_eq!(interval.number as usize, ends.len() - 1);

@@ -1,6 +1,8 @@
 //! A pipeline as a stage of a workflow: `streamdiffusion`, for the nodes that stand for it.
 
-use crate::frame::{FramePool, PixelFormat, Size, Timestamp, VideoFrame};
+use std::time::Duration;
+
+use crate::frame::{Fingerprint, FramePool, PixelFormat, Size, Timestamp, VideoFrame};
 use crate::inference::InferenceError;
 use crate::pipeline::streamdiffusion::{self, StreamDiffusion};
 use crate::pipeline::{
@@ -90,6 +92,16 @@ impl Piping {
     /// Where its graphs run.
     pub fn provider(&self) -> Option<Provider> {
         self.processor.provider()
+    }
+
+    /// The graph that it runs.
+    pub fn graph(&self) -> Option<Fingerprint> {
+        self.processor.graph()
+    }
+
+    /// Time that the GPU worked on the last frame, told once.
+    pub fn gpu_time(&mut self) -> Option<Duration> {
+        self.processor.gpu_time()
     }
 
     pub fn reset(&mut self) {

@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::params::{self, Fallback};
 use super::piped::{self, Piping};
 use super::run::{Stages, Turn, Write};
 use super::sound::{Settings, Way};
-use crate::frame::{FramePool, PixelFormat, Size, VideoFrame};
+use crate::frame::{Fingerprint, FramePool, PixelFormat, Size, VideoFrame};
 use crate::graph::DType;
 use crate::inference::{InferenceError, Provider, Runtime};
 use crate::pipeline::{
@@ -245,6 +246,14 @@ impl FrameProcessor for Workflow {
     fn audio(&mut self) -> Option<Box<dyn AudioProcessor>> {
         let (sound, settings) = self.sound.as_ref()?;
         Some(Box::new(Way::new(sound, settings.clone())))
+    }
+
+    fn graph(&self) -> Option<Fingerprint> {
+        self.stages.graph()
+    }
+
+    fn gpu_time(&mut self) -> Option<Duration> {
+        self.stages.gpu_time()
     }
 
     fn reset(&mut self) {

@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 use super::piped::{Picture, Piping};
+use crate::frame::Fingerprint;
 use crate::graph::DType;
 use crate::inference::{
     Config, Feed as Fed, Fetch, Graph, InferenceError, Input, Load, Output, Precision, Provider, Runtime, Session,
+    together,
 };
 use crate::pipeline::{Checked, PipelineError};
 use crate::workflow::lower::{Body, Data, Feed, HostStage, Lowered, Made, OwnGraph, Port, RunGraph, Stage};
@@ -307,6 +310,27 @@ impl Stages {
             stage.run_frame(before, from, shown)?;
         }
         Ok(())
+    }
+
+    /// The graphs that run for every frame.
+    pub fn graph(&self) -> Option<Fingerprint> {
+        let live = self.stages.iter().filter(|stage| stage.live);
+        together(live.filter_map(|stage| match &stage.runs {
+            Runs::Graph { session, .. } => Some(session.graph()),
+            Runs::Pipeline(piping) => piping.graph(),
+            Runs::Host(_) => None,
+        }))
+    }
+
+    /// Time that the GPU worked on the last frame, told once.
+    pub fn gpu_time(&mut self) -> Option<Duration> {
+        let live = self.stages.iter_mut().filter(|stage| stage.live);
+        let times = live.filter_map(|stage| match &mut stage.runs {
+            Runs::Graph { session, .. } => session.gpu_time(),
+            Runs::Pipeline(piping) => piping.gpu_time(),
+            Runs::Host(_) => None,
+        });
+        times.reduce(|sum, time| sum + time)
     }
 
     /// Forgets what frames left behind.

@@ -1,11 +1,13 @@
 //! The loaded pipeline: one graph a frame, its numbers held as tensors, its state carried from run to run.
 
+use std::time::Duration;
+
 use super::gather::Gather;
 use super::noise::noise;
 use super::params::{Live, Settings};
 use super::similar::Filter;
 use super::text::{Embedding, Prompts, TOKENS};
-use crate::frame::{FramePool, PixelFormat, VideoFrame};
+use crate::frame::{Fingerprint, FramePool, PixelFormat, VideoFrame};
 use crate::inference::{InferenceError, Input, Output, Provider, Session};
 use crate::models::schedule::{LIVE_GRID, Schedule};
 use crate::models::stream::StreamConfig;
@@ -309,6 +311,14 @@ impl FrameProcessor for Stream {
 
     fn provider(&self) -> Option<Provider> {
         Some(self.session.provider())
+    }
+
+    fn graph(&self) -> Option<Fingerprint> {
+        Some(self.session.graph())
+    }
+
+    fn gpu_time(&mut self) -> Option<Duration> {
+        self.session.gpu_time()
     }
 
     fn reset(&mut self) {
