@@ -13,7 +13,8 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::fresh::{Average, skip};
 use super::outbox::{Meta, Next, Picture};
-use super::shared::{ENCODE, Shared, Streams};
+use super::shared::{ENCODE, Shared};
+use super::tap::{Maker, Taps};
 use crate::frame::{PixelFormat, Size, Stamps, Timestamp, VideoFrame};
 use crate::media::{AudioHold, Chunk, HoldConfig, MediaError, Output, OutputConfig, SegmentSink, VideoOut};
 use crate::metering::{FrameRecord, Kind, Place, Queue};
@@ -70,7 +71,7 @@ pub enum What {
 pub fn spawn_encoder(
     shared: Arc<Shared>,
     config: OutputConfig,
-    pieces: mpsc::Sender<Piece>,
+    (pieces, taps): (mpsc::Sender<Piece>, Maker),
     resume_after: (Option<Timestamp>, Option<Timestamp>),
     freshness: Duration,
 ) -> std::io::Result<JoinHandle<()>> {
@@ -90,7 +91,8 @@ pub fn spawn_encoder(
         shared.meter.set_encoder(output.encoder_name());
         shared.show_codecs();
         output.resume_after(resume_after.0, resume_after.1);
-        let sink = Sink { shared: shared.clone(), pieces, held: VecDeque::with_capacity(HELD + 1), open: false };
+        let held = VecDeque::with_capacity(HELD + 1);
+        let sink = Sink { shared: shared.clone(), pieces, taps: Taps::new(taps), held, open: false };
         let mut encoder = Encoder {
             shared,
             freshness,
@@ -139,8 +141,9 @@ impl Encoder {
                 self.shared.drops_at(Place::End, u64::from(matches!(next, Next::Video(_))));
                 return Ok(());
             }
-            if let Some(Streams { video, audio }) = self.shared.streams.take() {
-                self.output.announce(video, audio);
+            if let Some(streams) = self.shared.streams.take() {
+                self.output.announce(streams.video, streams.audio);
+                self.sink.taps.announce(streams);
             }
             let now = Instant::now();
             self.shared.busy[ENCODE].set(now);
@@ -172,8 +175,19 @@ impl Encoder {
     fn release(&mut self, now: Instant) -> Result<(), MediaError> {
         while let Some(packet) = self.hold.take(now) {
             self.output.audio(&packet, &mut self.sink)?;
+            let result = self.sink.taps.audio(&packet);
+            self.watched(result);
         }
         Ok(())
+    }
+
+    /// Watchers lose their second coding when it fails; the output goes on.
+    fn watched(&mut self, result: Result<(), MediaError>) {
+        if let Err(error) = result {
+            tracing::warn!(session = self.shared.id, "The second coding, for watchers, failed: {error}");
+            self.shared.metrics.errors.with_label_values(&["encode"]).inc();
+            self.sink.taps.drop_second();
+        }
     }
 
     fn video(&mut self, picture: Picture) -> Result<(), MediaError> {
@@ -235,8 +249,20 @@ impl Encoder {
     }
 
     fn encode(&mut self, frame: &VideoFrame, kind: Kind) -> Result<(), MediaError> {
+        if let Some(taps) = self.shared.taps.take() {
+            let result = self.sink.taps.set(taps);
+            self.watched(result);
+            // Whoever is new begins with the next picture.
+            self.output.ask_key();
+        }
         if let Some(kbps) = self.shared.max_kbps.take() {
             self.output.limit(kbps);
+        }
+        if let Some(kbps) = self.shared.second_kbps.take() {
+            self.sink.taps.limit(kbps);
+        }
+        if self.shared.second_key.swap(false, Ordering::Relaxed) {
+            self.sink.taps.ask_key();
         }
         if self.shared.key_wanted.swap(false, Ordering::Relaxed) {
             self.output.ask_key();
@@ -253,6 +279,8 @@ impl Encoder {
             return Ok(());
         }
         self.hold.video(frame.pts, Instant::now());
+        let result = self.sink.taps.video(frame);
+        self.watched(result);
         Ok(())
     }
 }
@@ -265,6 +293,7 @@ fn stamp(frame: &mut VideoFrame, meta: Meta) {
 struct Sink {
     shared: Arc<Shared>,
     pieces: mpsc::Sender<Piece>,
+    taps: Taps,
     /// Pictures that the encoder has and whose bytes are still to come, oldest first.
     held: VecDeque<Held>,
     open: bool,
@@ -282,6 +311,7 @@ const HELD: usize = 64;
 
 impl Sink {
     fn send(&mut self, piece: Piece) {
+        self.taps.piece(&piece);
         let lost = match self.pieces.try_send(piece) {
             Ok(()) => None,
             Err(TrySendError::Closed(piece)) => Some(piece),

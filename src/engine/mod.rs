@@ -42,6 +42,7 @@ pub mod refusal;
 mod report;
 mod session;
 mod shared;
+mod tap;
 mod trace;
 
 pub use config::{Config, UpdateMode};

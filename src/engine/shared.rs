@@ -15,6 +15,7 @@ use super::fresh::Fresh;
 use super::outbox::Outbox;
 use super::refusal::{Refusal, Refusals};
 use crate::frame::{FramePool, PixelFormat, VideoFrame};
+use crate::link::Tap;
 use crate::metering::{Meter, Metrics, Place, Queue};
 use crate::pipeline::{Checked, Pipeline};
 
@@ -154,6 +155,12 @@ pub struct Shared {
     pub key_wanted: AtomicBool,
     /// A new ceiling of the video in kbit/s; 0 for the configured one.
     pub max_kbps: Latest<u64>,
+    /// As `key_wanted`, for the second coding.
+    pub second_key: AtomicBool,
+    /// As `max_kbps`, for the second coding.
+    pub second_kbps: Latest<u64>,
+    /// Further outputs that are wanted from now on.
+    pub taps: Latest<Vec<Tap>>,
     /// Since when each of decode, model and encode has been inside one call.
     pub busy: [Moment; 3],
     /// The engine's counters.
@@ -242,6 +249,9 @@ impl Shared {
             faults: Faults::default(),
             key_wanted: AtomicBool::new(false),
             max_kbps: Latest::default(),
+            second_key: AtomicBool::new(false),
+            second_kbps: Latest::default(),
+            taps: Latest::default(),
             busy: [moment(), moment(), moment()],
             metrics,
             model_us: AtomicU64::new(0),
