@@ -1,16 +1,18 @@
 //! A peer made of the same library, over real sockets on loopback.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use str0m::bwe::Bitrate;
 use str0m::change::{SdpAnswer, SdpPendingOffer};
 use str0m::channel::ChannelId;
 use str0m::format::Codec;
-use str0m::media::{Direction, Frequency, MediaKind, MediaTime, Mid};
+use str0m::media::{Direction, Frequency, KeyframeRequestKind, MediaKind, MediaTime, Mid};
 use str0m::net::{Protocol, Receive};
 use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc};
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use weir::media::VideoCodec;
 use weir::webrtc::{Sample, SampleKind};
 
@@ -23,7 +25,15 @@ pub enum Send {
     /// A text on the data channel.
     Text(String),
     /// Asks for a key picture.
-    AskKey,
+    AskKey(KeyframeRequestKind),
+    /// Says that no more than this many bits a second can be received (REMB).
+    Remb(u64),
+    /// From now on the way here takes no more than this many bits a second.
+    Throttle(u64),
+    /// Begins a new ICE session from another port; gives the fragment for the other side.
+    Restart(oneshot::Sender<String>),
+    /// The other side's fragment.
+    Restarted(String),
 }
 
 /// What a peer gets.
@@ -68,6 +78,15 @@ impl Drop for Client {
     }
 }
 
+impl Client {
+    /// The first half of a new ICE session: the fragment for the other side.
+    pub async fn restart(&self) -> String {
+        let (told, fragment) = oneshot::channel();
+        assert!(self.send.send(Send::Restart(told)).await.is_ok());
+        fragment.await.unwrap()
+    }
+}
+
 impl Offering {
     /// Offers one video of `codec` and one audio track, and a data channel where it has a label.
     pub async fn new(direction: Direction, codec: Codec, label: Option<&str>) -> Self {
@@ -92,8 +111,8 @@ impl Offering {
     }
 
     /// Goes to work with the answer.
-    pub fn start(mut self, answer: &str) -> Client {
-        let answer = SdpAnswer::from_sdp_string(answer).unwrap();
+    pub fn start(mut self, text: &str) -> Client {
+        let answer = SdpAnswer::from_sdp_string(text).unwrap();
         self.rtc.sdp_api().accept_answer(self.pending, answer).unwrap();
         let (send, orders) = mpsc::channel(64);
         let (told, got) = mpsc::channel(1024);
@@ -101,6 +120,9 @@ impl Offering {
             local: self.socket.local_addr().unwrap(),
             rtc: self.rtc,
             socket: self.socket,
+            answer: text.to_owned(),
+            restarting: None,
+            link: Link::default(),
             video: self.video,
             audio: self.audio,
             codec: self.codec,
@@ -112,10 +134,37 @@ impl Offering {
     }
 }
 
+/// A way that takes so much and no more: what waits longer than a buffer of a router would hold it is dropped.
+#[derive(Default)]
+struct Link {
+    bits: Option<u64>,
+    free: Option<Instant>,
+    waiting: VecDeque<(Instant, SocketAddr, Vec<u8>)>,
+}
+
+impl Link {
+    const BUFFER: Duration = Duration::from_millis(300);
+
+    fn enter(&mut self, source: SocketAddr, bytes: &[u8]) {
+        let now = Instant::now();
+        let takes =
+            self.bits.map_or(Duration::ZERO, |bits| Duration::from_secs_f64(bytes.len() as f64 * 8.0 / bits as f64));
+        let out = self.free.unwrap_or(now).max(now) + takes;
+        if out - now <= Self::BUFFER {
+            self.free = Some(out);
+            self.waiting.push_back((out, source, bytes.to_vec()));
+        }
+    }
+}
+
 struct Driver {
     rtc: Rtc,
     socket: UdpSocket,
     local: SocketAddr,
+    /// The other side's answer, as it is now.
+    answer: String,
+    restarting: Option<(SdpPendingOffer, UdpSocket)>,
+    link: Link,
     video: Option<Mid>,
     audio: Option<Mid>,
     codec: Codec,
@@ -128,17 +177,20 @@ impl Driver {
     async fn run(mut self, mut orders: mpsc::Receiver<Send>) {
         let mut bytes = vec![0; 4096];
         while !self.over {
+            while let Some((_, source, bytes)) = self.link.waiting.pop_front_if(|(out, ..)| *out <= Instant::now()) {
+                if let Ok(receive) = Receive::new(Protocol::Udp, source, self.local, &bytes) {
+                    self.rtc.handle_input(Input::Receive(Instant::now(), receive)).unwrap();
+                }
+            }
             let deadline = self.drain().await;
+            let deadline = self.link.waiting.front().map_or(deadline, |(out, ..)| deadline.min(*out));
             tokio::select! {
                 received = self.socket.recv_from(&mut bytes) => {
                     let Ok((length, source)) = received else { continue };
-                    let receive = Receive::new(Protocol::Udp, source, self.local, &bytes[..length]);
-                    if let Ok(receive) = receive {
-                        self.rtc.handle_input(Input::Receive(Instant::now(), receive)).unwrap();
-                    }
+                    self.link.enter(source, &bytes[..length]);
                 }
                 order = orders.recv() => match order {
-                    Some(order) => self.order(order),
+                    Some(order) => self.order(order).await,
                     None => return,
                 },
                 () = tokio::time::sleep_until(deadline.into()) => {
@@ -148,7 +200,7 @@ impl Driver {
         }
     }
 
-    fn order(&mut self, order: Send) {
+    async fn order(&mut self, order: Send) {
         let (mid, time, data) = match order {
             Send::Video(pts, data) => (self.video, MediaTime::new(pts as u64, Frequency::NINETY_KHZ), data),
             Send::Audio(pts, data) => {
@@ -159,14 +211,55 @@ impl Driver {
                 assert!(channel.write(false, text.as_bytes()).unwrap());
                 return;
             }
-            Send::AskKey => {
+            Send::AskKey(kind) => {
                 let mut writer = self.rtc.writer(self.video.unwrap()).unwrap();
-                writer.request_keyframe(None, str0m::media::KeyframeRequestKind::Pli).unwrap();
+                writer.request_keyframe(None, kind).unwrap();
+                return;
+            }
+            Send::Remb(bits) => {
+                let mut direct = self.rtc.direct_api();
+                direct.stream_rx_by_mid(self.video.unwrap(), None).unwrap().request_remb(Bitrate::bps(bits));
+                return;
+            }
+            Send::Throttle(bits) => {
+                self.link.bits = Some(bits);
+                return;
+            }
+            Send::Restart(told) => {
+                let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                let mut changes = self.rtc.sdp_api();
+                changes.ice_restart(false);
+                let (offer, pending) = changes.apply().unwrap();
+                let text = offer.to_sdp_string();
+                let mut fragment: String = text
+                    .lines()
+                    .filter(|line| line.starts_with("a=ice-"))
+                    .take(2)
+                    .map(|line| format!("{line}\r\n"))
+                    .collect();
+                let candidate = Candidate::host(socket.local_addr().unwrap(), "udp").unwrap().to_sdp_string();
+                fragment.push_str(&format!("a={}\r\n", candidate.trim_start_matches("a=")));
+                self.restarting = Some((pending, socket));
+                told.send(fragment).unwrap();
+                return;
+            }
+            Send::Restarted(fragment) => {
+                let (pending, socket) = self.restarting.take().expect("a restart that was begun");
+                self.answer = weir::webrtc::restarted(&self.answer, &fragment).unwrap();
+                let answer = SdpAnswer::from_sdp_string(&self.answer).unwrap();
+                self.rtc.sdp_api().accept_answer(pending, answer).unwrap();
+                // Nothing reaches the old port any more.
+                (self.local, self.socket) = (socket.local_addr().unwrap(), socket);
+                self.rtc.add_local_candidate(Candidate::host(self.local, "udp").unwrap());
+                for line in weir::webrtc::candidates(&fragment) {
+                    self.rtc.add_remote_candidate(Candidate::from_sdp_string(&line).unwrap());
+                }
                 return;
             }
         };
         let video = mid == self.video;
-        let writer = self.rtc.writer(mid.unwrap()).unwrap();
+        // A peer that was let go has nowhere to send to.
+        let Some(writer) = self.rtc.writer(mid.unwrap()) else { return };
         let wanted = if video { self.codec } else { Codec::Opus };
         let fits = |params: &&str0m::format::PayloadParams| {
             params.spec().codec == wanted && params.spec().format.packetization_mode != Some(0)

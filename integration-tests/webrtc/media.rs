@@ -79,6 +79,47 @@ pub fn h264(frames: u32) -> Clip {
     Clip { video: units.video, audio }
 }
 
+/// Numbered pictures as segments of a transport stream, a second each.
+pub fn segments(frames: u32) -> Vec<bytes::Bytes> {
+    #[derive(Default)]
+    struct Whole(Vec<Vec<u8>>);
+    impl SegmentSink for Whole {
+        fn begin(&mut self, _: Timestamp) {
+            self.0.push(Vec::new());
+        }
+        fn bytes(&mut self, bytes: bytes::Bytes, _: Chunk) {
+            self.0.last_mut().unwrap().extend_from_slice(&bytes);
+        }
+        fn end(&mut self) {}
+    }
+    let media = weir::media::Config { segment_seconds: 1.0, ..Default::default() };
+    let mut output = Output::new(OutputConfig { size: SIZE, fps_hint: FPS, media }).unwrap();
+    let (pattern, mut whole) = (Pattern::new(SIZE, FPS).unwrap(), Whole::default());
+    for number in 0..frames {
+        output.video(&pattern.owned_frame(number), &mut whole).unwrap();
+    }
+    output.finish(&mut whole).unwrap();
+    whole.0.into_iter().map(bytes::Bytes::from).collect()
+}
+
+/// Pictures of noise as H.264, of which an encoder makes as much as it may.
+pub fn noise(frames: u32) -> Clip {
+    let mut output =
+        Output::new(OutputConfig { size: SIZE, fps_hint: FPS, media: weir::media::Config::default() }).unwrap();
+    let pattern = Pattern::new(SIZE, FPS).unwrap();
+    let (mut units, mut state) = (Units::default(), 1u32);
+    for number in 0..frames {
+        let mut frame = pattern.owned_frame(number);
+        for byte in frame.data.iter_mut() {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *byte = (state >> 24) as u8;
+        }
+        output.video(&frame, &mut units).unwrap();
+    }
+    output.finish(&mut units).unwrap();
+    Clip { video: units.video, audio: Vec::new() }
+}
+
 /// The same as VP8, made by the `ffmpeg` program.
 pub fn vp8(frames: u32) -> Clip {
     let pattern = Pattern::new(SIZE, FPS).unwrap();

@@ -24,10 +24,11 @@ pub async fn abandon(
     pipeline: &str,
     message: &str,
 ) -> Result<(), TrickleError> {
-    let client = Client::new(&config.trickle)?;
+    let (client, own) = (Client::new(&config.trickle)?, Client::new(&config.trickle.own())?);
     let mut tasks = JoinSet::new();
     for request in requests {
         let event = Event::Error { pipeline: pipeline.to_owned(), message: message.to_owned() };
+        let client = if request.own_channels { &own } else { &client };
         tasks.spawn(one(client.clone(), request, event));
     }
     let all = async { while tasks.join_next().await.is_some() {} };

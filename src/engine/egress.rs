@@ -13,7 +13,8 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::fresh::{Average, skip};
 use super::outbox::{Meta, Next, Picture};
-use super::shared::{ENCODE, Shared, Streams};
+use super::shared::{ENCODE, Shared};
+use super::tap::{Maker, Taps};
 use crate::frame::{PixelFormat, Size, Stamps, Timestamp, VideoFrame};
 use crate::media::{AudioHold, Chunk, HoldConfig, MediaError, Output, OutputConfig, SegmentSink, VideoOut};
 use crate::metering::{FrameRecord, Kind, Place, Queue, Silenced};
@@ -71,7 +72,7 @@ pub enum What {
 pub fn spawn_encoder(
     shared: Arc<Shared>,
     config: OutputConfig,
-    pieces: mpsc::Sender<Piece>,
+    (pieces, taps): (mpsc::Sender<Piece>, Maker),
     resume_after: (Option<Timestamp>, Option<Timestamp>),
     freshness: Duration,
 ) -> std::io::Result<JoinHandle<()>> {
@@ -91,7 +92,8 @@ pub fn spawn_encoder(
         shared.meter.set_encoder(output.encoder_name());
         shared.show_codecs();
         output.resume_after(resume_after.0, resume_after.1);
-        let sink = Sink { shared: shared.clone(), pieces, held: VecDeque::with_capacity(HELD + 1), open: false };
+        let held = VecDeque::with_capacity(HELD + 1);
+        let sink = Sink { shared: shared.clone(), pieces, taps: Taps::new(taps), held, open: false };
         let mut encoder = Encoder {
             shared,
             freshness,
@@ -143,8 +145,9 @@ impl Encoder {
                 self.shared.drops_at(Place::End, u64::from(matches!(next, Next::Video(_))));
                 return Ok(());
             }
-            if let Some(Streams { video, audio }) = self.shared.streams.take() {
-                self.output.announce(video, audio);
+            if let Some(streams) = self.shared.streams.take() {
+                self.output.announce(streams.video, streams.audio);
+                self.sink.taps.announce(streams);
             }
             let now = Instant::now();
             self.shared.busy[ENCODE].set(now);
@@ -177,6 +180,8 @@ impl Encoder {
     fn release(&mut self, now: Instant) -> Result<(), MediaError> {
         while let Some(packet) = self.hold.take(now) {
             self.output.audio(&packet, &mut self.sink)?;
+            let result = self.sink.taps.audio(&packet);
+            self.watched(result);
         }
         self.count_sound();
         Ok(())
@@ -191,6 +196,15 @@ impl Encoder {
         {
             self.shared.metrics.silenced(place, lost - *known);
             *known = lost;
+        }
+    }
+
+    /// Watchers lose their second coding when it fails; the output goes on.
+    fn watched(&mut self, result: Result<(), MediaError>) {
+        if let Err(error) = result {
+            tracing::warn!(session = self.shared.id, "The second coding, for watchers, failed: {error}");
+            self.shared.metrics.errors.with_label_values(&["encode"]).inc();
+            self.sink.taps.drop_second();
         }
     }
 
@@ -253,8 +267,20 @@ impl Encoder {
     }
 
     fn encode(&mut self, frame: &VideoFrame, kind: Kind) -> Result<(), MediaError> {
+        if let Some(taps) = self.shared.taps.take() {
+            let result = self.sink.taps.set(taps);
+            self.watched(result);
+            // Whoever is new begins with the next picture.
+            self.output.ask_key();
+        }
         if let Some(kbps) = self.shared.max_kbps.take() {
             self.output.limit(kbps);
+        }
+        if let Some(kbps) = self.shared.second_kbps.take() {
+            self.sink.taps.limit(kbps);
+        }
+        if self.shared.second_key.swap(false, Ordering::Relaxed) {
+            self.sink.taps.ask_key();
         }
         if self.shared.key_wanted.swap(false, Ordering::Relaxed) {
             self.output.ask_key();
@@ -271,6 +297,8 @@ impl Encoder {
             return Ok(());
         }
         self.hold.video(frame.pts, Instant::now());
+        let result = self.sink.taps.video(frame);
+        self.watched(result);
         Ok(())
     }
 }
@@ -283,6 +311,7 @@ fn stamp(frame: &mut VideoFrame, meta: Meta) {
 struct Sink {
     shared: Arc<Shared>,
     pieces: mpsc::Sender<Piece>,
+    taps: Taps,
     /// Pictures that the encoder has and whose bytes are still to come, oldest first.
     held: VecDeque<Held>,
     open: bool,
@@ -300,6 +329,7 @@ const HELD: usize = 64;
 
 impl Sink {
     fn send(&mut self, piece: Piece) {
+        self.taps.piece(&piece);
         let lost = match self.pieces.try_send(piece) {
             Ok(()) => None,
             Err(TrySendError::Closed(piece)) => Some(piece),

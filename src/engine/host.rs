@@ -108,6 +108,8 @@ struct Host {
     pipeline: &'static dyn Pipeline,
     metrics: Arc<Metrics>,
     client: Client,
+    /// For the channels of our own supervisor, whatever `trickle.allow` says.
+    own: Client,
     slots: Vec<Slot>,
     said: mpsc::Receiver<(usize, Said)>,
     sessions: HashMap<u64, Handle>,
@@ -176,8 +178,9 @@ impl Host {
             Ok(checked) => checked,
             Err(error) => return Err(fail(format!("the initial parameters of {name} are wrong: {error}")).await),
         };
-        let client = match Client::new(&config.trickle) {
-            Ok(client) => client,
+        let clients = Client::new(&config.trickle).and_then(|client| Ok((client, Client::new(&config.trickle.own())?)));
+        let (client, own) = match clients {
+            Ok(clients) => clients,
             Err(error) => return Err(fail(format!("the trickle client cannot be set up: {error}")).await),
         };
         let metrics = match Metrics::new() {
@@ -218,6 +221,7 @@ impl Host {
             pipeline,
             metrics,
             client,
+            own,
             slots,
             said,
             sessions: HashMap::new(),
@@ -366,10 +370,15 @@ impl Host {
                 };
                 self.supervisor.send(FromEngine::Reply { id, outcome }).await;
             }
-            ToEngine::Encode { session, key, max_kbps } => {
-                // A session that has just ended has nothing to encode.
+            // A session that has just ended has nothing to encode.
+            ToEngine::Encode { session, coding, key, max_kbps } => {
                 if let Some(session) = self.sessions.get(&session) {
-                    session.encode(key, max_kbps);
+                    session.encode(coding, key, max_kbps);
+                }
+            }
+            ToEngine::Taps { session, taps } => {
+                if let Some(session) = self.sessions.get(&session) {
+                    session.tap(taps);
                 }
             }
             ToEngine::Stop { session, reason } => match self.sessions.get(&session) {
@@ -438,7 +447,8 @@ impl Host {
                 ),
             };
         }
-        if let Err(message) = check_urls(&self.client, request) {
+        let client = if request.own_channels { &self.own } else { &self.client }.clone();
+        if let Err(message) = check_urls(&client, request) {
             return Outcome::BadRequest { message };
         }
         let Some(slot) = self.free() else { return Outcome::Busy };
@@ -453,7 +463,8 @@ impl Host {
             slot,
             supervisor: self.supervisor.clone(),
             config: self.config.clone(),
-            client: self.client.clone(),
+            client,
+            own: self.own.clone(),
             metrics: self.metrics.clone(),
             pool: self.slots[slot].pool.clone(),
             tracer: self.tracer.clone(),

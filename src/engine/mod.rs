@@ -45,6 +45,7 @@ mod report;
 mod session;
 mod shared;
 pub mod sound;
+mod tap;
 mod trace;
 
 pub use config::{Config, UpdateMode};

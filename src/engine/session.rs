@@ -21,10 +21,11 @@ use super::host::ToSupervisor;
 use super::model::Model;
 use super::report::Watch;
 use super::shared::Shared;
+use super::tap::{self, Maker};
 use super::{egress, ingest};
 use crate::frame::{FramePool, Size, Timestamp};
 use crate::health::State;
-use crate::link::{FromEngine, Resume, SessionReport, StreamRequest};
+use crate::link::{Coding, FromEngine, Resume, SessionReport, StreamRequest, Tap};
 use crate::media::OutputConfig;
 use crate::metering::{Carry, Clock, Facts, Interval, Meter, Metrics, Since, Tracer};
 use crate::pipeline::{Checked, ParamError, Params, Pipeline};
@@ -58,6 +59,8 @@ pub(super) struct Deps {
     pub supervisor: ToSupervisor,
     pub config: Arc<Config>,
     pub client: Client,
+    /// Reaches the supervisor's own channels.
+    pub own: Client,
     pub metrics: Arc<Metrics>,
     pub pool: FramePool,
     pub tracer: Arc<Tracer>,
@@ -72,6 +75,7 @@ pub struct Handle {
     shared: Arc<Shared>,
     mode: UpdateMode,
     models: PathBuf,
+    coding: Coding,
     stop: watch::Sender<Option<String>>,
     events: Events,
 }
@@ -101,7 +105,8 @@ impl Handle {
         let (stop, stopped) = watch::channel(None);
         let (events, queue) = Events::channel(deps.metrics.events_lost.clone());
         let (mode, models) = (deps.config.updates, deps.config.models.clone());
-        let handle = Self { shared: shared.clone(), mode, models, stop, events: events.clone() };
+        let coding = order.request.coding;
+        let handle = Self { shared: shared.clone(), mode, models, coding, stop, events: events.clone() };
         let span = tracing::info_span!(
             "stream",
             gateway_request_id = order.request.gateway_request_id,
@@ -141,14 +146,24 @@ impl Handle {
         });
     }
 
-    /// How pictures are encoded from the next one on.
-    pub fn encode(&self, key: bool, max_kbps: Option<u64>) {
+    /// How pictures of a coding are encoded from the next one on.
+    pub fn encode(&self, coding: Coding, key: bool, max_kbps: Option<u64>) {
+        let shared = &self.shared;
+        let (ceiling, wanted) = match coding == self.coding {
+            true => (&shared.max_kbps, &shared.key_wanted),
+            false => (&shared.second_kbps, &shared.second_key),
+        };
         if let Some(kbps) = max_kbps {
-            self.shared.max_kbps.put(kbps);
+            ceiling.put(kbps);
         }
         if key {
-            self.shared.key_wanted.store(true, Ordering::Relaxed);
+            wanted.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// The further outputs from the next picture on.
+    pub fn tap(&self, taps: Vec<Tap>) {
+        self.shared.taps.put(taps);
     }
 
     /// What the overlay says.
@@ -367,11 +382,21 @@ impl Session {
         let freshness = Duration::from_millis(config.freshness_ms);
         let (encoded, to_publish) = mpsc::channel(egress::PIECES);
         let _ = self.shared.output_pieces.set(encoded.downgrade());
-        let mut output = OutputConfig { size, fps_hint: 30.0, media: config.media.clone() };
-        if !request.video_profile.is_empty() {
-            output.media.video_profile.clone_from(&request.video_profile);
+        let media = tap::settings(&config.media, request.coding, &request.video_profile);
+        let output = OutputConfig { size, fps_hint: 30.0, media };
+        let taps = Maker {
+            client: self.deps.own.clone(),
+            tasks: self.deps.tasks.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            dropped: self.deps.metrics.tap_dropped.clone(),
+            coding: request.coding,
+            output: OutputConfig { media: config.media.clone(), ..output.clone() },
+        };
+        if !request.taps.is_empty() {
+            self.shared.taps.put(request.taps.clone());
         }
-        match egress::spawn_encoder(self.shared.clone(), output, encoded, (last_video, last_audio), freshness) {
+        let last = (last_video, last_audio);
+        match egress::spawn_encoder(self.shared.clone(), output, (encoded, taps), last, freshness) {
             Ok(encoder) => threads.push(encoder),
             Err(error) => {
                 // The decoder ends with its pieces; nothing else was started.

@@ -15,6 +15,7 @@ use super::fresh::Fresh;
 use super::outbox::Outbox;
 use super::refusal::{Refusal, Refusals};
 use crate::frame::{FramePool, PixelFormat, VideoFrame};
+use crate::link::Tap;
 use crate::metering::{Meter, Metrics, Place, Queue, Silenced};
 use crate::pipeline::{Checked, Pipeline, Provider};
 
@@ -160,6 +161,12 @@ pub struct Shared {
     pub sound: Latest<super::sound::Change>,
     /// Whether the parameters that the session began with let the model work on sound.
     pub sound_wanted: AtomicBool,
+    /// As `key_wanted`, for the second coding.
+    pub second_key: AtomicBool,
+    /// As `max_kbps`, for the second coding.
+    pub second_kbps: Latest<u64>,
+    /// Further outputs that are wanted from now on.
+    pub taps: Latest<Vec<Tap>>,
     /// Since when each of decode, model, encode and sound has been inside one call.
     pub busy: [Moment; 4],
     /// The engine's counters.
@@ -253,6 +260,9 @@ impl Shared {
             max_kbps: Latest::default(),
             sound: Latest::default(),
             sound_wanted: AtomicBool::new(pipeline.takes_audio(params)),
+            second_key: AtomicBool::new(false),
+            second_kbps: Latest::default(),
+            taps: Latest::default(),
             busy: [moment(), moment(), moment(), moment()],
             metrics,
             model_us: AtomicU64::new(0),

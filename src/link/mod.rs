@@ -14,6 +14,32 @@ pub use framing::{LinkError, Reader, Writer};
 /// Longest message in bytes, framing excluded. Larger than the largest accepted request body.
 pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 
+/// How the pictures of an output are coded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Coding {
+    /// What every player of the network takes.
+    #[default]
+    H264,
+    /// For WebRTC peers that have nothing else.
+    Vp8,
+}
+
+/// A further output of a session, on a channel of the supervisor's own. `Debug` hides the URL.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tap {
+    /// Where it is written.
+    pub url: String,
+    /// How its pictures are coded.
+    pub coding: Coding,
+}
+
+impl std::fmt::Debug for Tap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tap").field("coding", &self.coding).finish_non_exhaustive()
+    }
+}
+
 /// A stream as the orchestrator ordered it (`POST /live-video-to-video`). URLs are credentials: `Debug` hides them.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StreamRequest {
@@ -54,6 +80,16 @@ pub struct StreamRequest {
     /// Profile of the output's H.264 in the encoder's own words; empty for the setting.
     #[serde(default)]
     pub video_profile: String,
+    /// Whether input and output are channels of the supervisor's own, on loopback, which no setting has to allow. Never from
+    /// a caller's body.
+    #[serde(default)]
+    pub own_channels: bool,
+    /// How the output's pictures are coded.
+    #[serde(default)]
+    pub coding: Coding,
+    /// Further outputs from the start on.
+    #[serde(default)]
+    pub taps: Vec<Tap>,
 }
 
 impl std::fmt::Debug for StreamRequest {
@@ -175,10 +211,19 @@ pub enum ToEngine {
     Encode {
         /// The session.
         session: u64,
+        /// Which of its encoders.
+        coding: Coding,
         /// Whether the next picture is to be a key picture.
         key: bool,
         /// Ceiling in kbit/s, below the configured one; 0 for the configured one, `None` for no change.
         max_kbps: Option<u64>,
+    },
+    /// The further outputs of a session from now on; those that are no longer among them are closed. Not answered.
+    Taps {
+        /// The session.
+        session: u64,
+        /// All of them.
+        taps: Vec<Tap>,
     },
     /// End a session: flush, close, delete its channels. Answered by [`FromEngine::Ended`].
     Stop {

@@ -1,9 +1,9 @@
-//! H.264 encoding: which encoder, with which options, and how a frame gets into it.
+//! Video encoding, to H.264 or VP8: which encoder, with which options, and how a frame gets into it.
 
 use ffmpeg_next::ffi::AVPixelFormat;
 
 use super::ffi::{Encoded, Image, Picture, Scaler, VideoEncoder, VideoEncoderSpec};
-use super::{MediaError, codec_error};
+use super::{MediaError, VideoCodec, codec_error};
 use crate::frame::{Color, PixelFormat, Size, Timestamp, VideoFrame};
 
 /// Larger pictures are encoded by several threads, slice by slice.
@@ -13,7 +13,13 @@ const ONE_THREAD_PIXELS: u64 = 1280 * 720;
 const LEAST_RATE: u64 = 100_000;
 
 /// Encoders that are done with a picture when the call returns, so that they may read our memory.
-const READS_IN_PLACE: [&str; 2] = ["libx264", "h264_nvenc"];
+const READS_IN_PLACE: [&str; 3] = ["libx264", "h264_nvenc", VP8];
+/// Encoders that look at their ceiling with every picture.
+const FOLLOWS_CEILING: [&str; 2] = ["libx264", "h264_nvenc"];
+/// FFmpeg's name of the encoder for VP8.
+pub(super) const VP8: &str = "libvpx";
+/// An encoder that has to begin anew for another rate does so when it differs by this part of the one before.
+const STEP: f64 = 0.2;
 
 /// What is to be encoded, and how.
 #[derive(Clone, Debug)]
@@ -42,6 +48,10 @@ pub(super) struct Encode {
     encoder: VideoEncoder,
     scaler: Scaler,
     picture: Option<Picture>,
+    /// Ceiling in bit/s that was wanted last; 0 for the configured one.
+    wanted: u64,
+    /// Ceiling in bit/s that an encoder was opened with that keeps it.
+    opened: u64,
     /// The encoder's own time line, which always grows, whatever the input's does.
     clock: i64,
     last: Option<Timestamp>,
@@ -53,8 +63,32 @@ impl Encode {
     /// # Errors
     /// A size that 4:2:0 cannot hold, an unknown encoder, or one that does not open.
     pub fn new(config: EncodeConfig, size: Size) -> Result<Self, MediaError> {
-        let encoder = open(&config, size, Color::default())?;
-        Ok(Self { config, encoder, scaler: Scaler::default(), picture: None, clock: 0, last: None })
+        let encoder = open(&config, size, Color::default(), 0)?;
+        let opened = max_rate(&config, size);
+        Ok(Self { config, encoder, scaler: Scaler::default(), picture: None, wanted: 0, opened, clock: 0, last: None })
+    }
+
+    /// How its pictures are coded.
+    pub fn codec(&self) -> VideoCodec {
+        if self.encoder.name() == VP8 { VideoCodec::Vp8 } else { VideoCodec::H264 }
+    }
+
+    /// Whether the encoder has to begin anew, with a key picture, to keep to the ceiling.
+    pub fn outrun(&self) -> bool {
+        if self.encoder.name() != VP8 {
+            return false;
+        }
+        let wanted = self.ceiling(self.encoder.size());
+        wanted.abs_diff(self.opened) as f64 >= STEP * self.opened as f64
+    }
+
+    /// Ceiling in bit/s for pictures of `size`; 0 for none.
+    fn ceiling(&self, size: Size) -> u64 {
+        match (max_rate(&self.config, size), self.wanted) {
+            (0, _) => 0,
+            (configured, 0) => configured,
+            (configured, wanted) => wanted.clamp(LEAST_RATE.min(configured), configured),
+        }
     }
 
     /// FFmpeg's name of the encoder at work.
@@ -80,7 +114,8 @@ impl Encode {
     /// Opens the encoder anew for frames like `frame`. What it held goes to `out` first.
     pub fn reopen(&mut self, frame: &VideoFrame, out: &mut dyn FnMut(Encoded<'_>)) -> Result<(), MediaError> {
         self.encoder.finish(out)?;
-        self.encoder = open(&self.config, frame.size, frame.color)?;
+        self.opened = self.ceiling(frame.size);
+        self.encoder = open(&self.config, frame.size, frame.color, self.opened)?;
         self.picture = None;
         Ok(())
     }
@@ -128,13 +163,14 @@ impl Encode {
         self.encoder.encode_picture(picture, time, key, out)
     }
 
-    /// Lowers the ceiling to `kbps`, or raises it again up to the configured one; 0 for the configured one. Encoders that
-    /// cannot change it while they run keep theirs. An encoder without a ceiling never gets one.
+    /// Lowers the ceiling to `kbps`, or raises it again up to the configured one; 0 for the configured one. VP8's begins
+    /// anew for it, see [`Self::outrun`]; others that cannot change it while they run keep theirs. An encoder without a
+    /// ceiling never gets one.
     pub fn limit(&mut self, kbps: u64) {
-        let configured = max_rate(&self.config, self.encoder.size());
-        if configured > 0 && READS_IN_PLACE.contains(&self.encoder.name()) {
-            let wanted = if kbps == 0 { configured } else { (kbps * 1000).min(configured) };
-            self.encoder.set_max_rate(wanted.max(LEAST_RATE));
+        self.wanted = kbps.saturating_mul(1000);
+        let ceiling = self.ceiling(self.encoder.size());
+        if ceiling > 0 && FOLLOWS_CEILING.contains(&self.encoder.name()) {
+            self.encoder.set_max_rate(ceiling);
         }
     }
 
@@ -144,7 +180,8 @@ impl Encode {
     }
 }
 
-fn open(config: &EncodeConfig, size: Size, color: Color) -> Result<VideoEncoder, MediaError> {
+/// Opens the encoder with a ceiling of `rate` bit/s; 0 for the configured one.
+fn open(config: &EncodeConfig, size: Size, color: Color, rate: u64) -> Result<VideoEncoder, MediaError> {
     if size.width < 2 || size.height < 2 || (size.width | size.height) & 1 == 1 || size.pixels() > 1 << 26 {
         return Err(MediaError::Config {
             field: "size",
@@ -153,31 +190,34 @@ fn open(config: &EncodeConfig, size: Size, color: Color) -> Result<VideoEncoder,
     }
     if config.encoder == "auto" {
         if super::nvidia_device()
-            && let Ok(encoder) = open_as("h264_nvenc", config, size, color)
+            && let Ok(encoder) = open_as("h264_nvenc", config, size, color, rate)
         {
             return Ok(encoder);
         }
-        return open_as("libx264", config, size, color);
+        return open_as("libx264", config, size, color, rate);
     }
-    open_as(&config.encoder, config, size, color)
+    open_as(&config.encoder, config, size, color, rate)
 }
 
-fn open_as(name: &str, config: &EncodeConfig, size: Size, color: Color) -> Result<VideoEncoder, MediaError> {
+fn open_as(name: &str, config: &EncodeConfig, size: Size, color: Color, rate: u64) -> Result<VideoEncoder, MediaError> {
+    let max_rate = if rate == 0 { max_rate(config, size) } else { rate };
     let threads = match size.pixels() {
         0..=ONE_THREAD_PIXELS if config.live => 1,
         _ => std::thread::available_parallelism().map_or(1, |n| n.get().min(4) as u32),
     };
-    let options = options(name, config);
+    let options = options(name, config, max_rate);
     let options: Vec<(&str, &str)> = options.iter().map(|(k, v)| (*k, v.as_str())).collect();
     VideoEncoder::open(&VideoEncoderSpec {
         name,
         size,
         fps: config.fps,
+        // By one tick, which is what FFmpeg says otherwise, the first pictures would get next to no bits.
+        frame_ticks: if name == VP8 { (Timestamp::HZ as f64 / config.fps.clamp(1.0, 240.0)) as u32 } else { 0 },
         color,
         format: AVPixelFormat::AV_PIX_FMT_YUV420P,
         threads,
         global_header: config.global_header,
-        max_rate: max_rate(config, size),
+        max_rate,
         gop: match name {
             "ffv1" => 1,
             _ if config.live => u32::MAX,
@@ -196,7 +236,7 @@ fn max_rate(config: &EncodeConfig, size: Size) -> u64 {
     }
 }
 
-fn options(name: &str, config: &EncodeConfig) -> Vec<(&'static str, String)> {
+fn options(name: &str, config: &EncodeConfig, max_rate: u64) -> Vec<(&'static str, String)> {
     let mut options = Vec::new();
     match name {
         "libx264" => {
@@ -230,6 +270,19 @@ fn options(name: &str, config: &EncodeConfig) -> Vec<(&'static str, String)> {
                 options.push(("zerolatency", "1".into()));
                 options.push(("delay", "0".into()));
             }
+        }
+        VP8 => {
+            // A constant rate, as the library wants it for conversations: all three rates the same.
+            if max_rate > 0 {
+                options.push(("b", max_rate.to_string()));
+                options.push(("minrate", max_rate.to_string()));
+            }
+            options.push(("deadline", "realtime".into()));
+            options.push(("cpu-used", "8".into()));
+            options.push(("lag-in-frames", "0".into()));
+            options.push(("auto-alt-ref", "0".into()));
+            options.push(("qmin", "4".into()));
+            options.push(("qmax", "56".into()));
         }
         _ => {}
     }

@@ -35,6 +35,7 @@ impl JpegEncoder {
                 name: "mjpeg",
                 size: frame.size,
                 fps: 30.0,
+                frame_ticks: 0,
                 color: JPEG,
                 format: AVPixelFormat::AV_PIX_FMT_YUVJ420P,
                 threads: 1,

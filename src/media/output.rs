@@ -76,7 +76,7 @@ pub trait SegmentSink {
 pub enum VideoOut {
     /// It is in the output.
     Encoded {
-        /// H.264 bytes; 0 if the encoder still holds it.
+        /// Coded bytes; 0 if the encoder still holds it.
         bytes: usize,
     },
     /// It was not later than the frame before.
@@ -92,7 +92,7 @@ pub struct OutputStats {
     pub frames: u64,
     /// Of these, the key pictures.
     pub key_frames: u64,
-    /// H.264 bytes.
+    /// Coded bytes.
     pub video_bytes: u64,
     /// Audio packets written.
     pub audio_packets: u64,
@@ -136,6 +136,7 @@ struct Segment {
 /// Everything behind the codecs.
 struct Work {
     mux: Mux,
+    codec: VideoCodec,
     segment_ticks: i64,
     streams: MuxStreams,
     segment: Option<Segment>,
@@ -174,14 +175,16 @@ impl Output {
             },
             config.size,
         )?;
+        let codec = encode.codec();
         let segment_ticks = (media.segment_seconds * Timestamp::HZ as f64).round() as i64;
         Ok(Self {
             encode,
             transcoder: None,
             work: Work {
                 mux: Mux::default(),
+                codec,
                 segment_ticks,
-                streams: MuxStreams { video: Some(VideoCodec::H264), audio: None },
+                streams: MuxStreams { video: Some(codec), audio: None },
                 segment: None,
                 pending: VecDeque::new(),
                 last_key: None,
@@ -202,13 +205,13 @@ impl Output {
             AudioCodec::Aac => PacketCodec::Aac,
             AudioCodec::None => {
                 if video {
-                    self.work.streams.video = Some(VideoCodec::H264);
+                    self.work.streams.video = Some(self.work.codec);
                 }
                 return;
             }
         };
         let streams = &mut self.work.streams;
-        streams.video = (video || self.work.last_video.is_some()).then_some(VideoCodec::H264);
+        streams.video = (video || self.work.last_video.is_some()).then_some(self.work.codec);
         if let (Some(channels), None) = (audio, streams.audio) {
             streams.audio = Some(MuxAudio { codec, channels: if channels == 1 { 1 } else { 2 } });
         }
@@ -239,13 +242,13 @@ impl Output {
             work.stats.dropped_video += 1;
             return Ok(VideoOut::DroppedOutOfOrder);
         };
-        work.streams.video = Some(VideoCodec::H264);
+        work.streams.video = Some(work.codec);
         let mut cut = jump
             || !work.segment.as_ref().is_some_and(|s| s.has_video)
             || work.last_key.is_none_or(|key| frame.pts.since(key) >= work.segment_ticks);
         let mut written = 0;
         // Another colour can wait for the next segment, so that pictures of two kinds in turn do not make one each.
-        if self.encode.resized(frame) || (cut && self.encode.recolored(frame)) {
+        if self.encode.resized(frame) || self.encode.outrun() || (cut && self.encode.recolored(frame)) {
             self.encode.reopen(frame, &mut |packet| written += work.encoded(&packet, out))?;
             cut = true;
         }

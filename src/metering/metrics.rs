@@ -127,6 +127,8 @@ pub struct Metrics {
     pub errors: IntCounterVec,
     /// Events that were not sent because the channel was slow.
     pub events_lost: IntCounter,
+    /// Pieces of output that a tap did not take.
+    pub tap_dropped: IntCounter,
     /// Sessions that run.
     pub sessions: IntGauge,
     /// Frames that passed a stage, by the queue that led to it.
@@ -228,6 +230,7 @@ impl Metrics {
             updates,
             errors,
             events_lost: counter("weir_events_lost_total", "Events that could not be sent.")?,
+            tap_dropped: counter("weir_taps_dropped_total", "Pieces of output that watchers' taps did not take.")?,
             sessions,
             passed: Queue::ALL.map(|queue| passed.with_label_values(&[queue.label()])),
             model_busy,

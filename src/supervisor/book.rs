@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::accounts::{Accounts, stream};
 use super::admission::{Admission, Full, Limits, fits};
 use crate::health::{self, State, Status, Word};
-use crate::link::{FromEngine, Imaged, Outcome, Phase, Resume, SessionReport, StreamRequest, ToEngine};
+use crate::link::{Coding, FromEngine, Imaged, Outcome, Phase, Resume, SessionReport, StreamRequest, Tap, ToEngine};
 use crate::metering::ledger::{Body, GpuUse};
 use crate::metering::{Carry, Interval, without_addresses};
 
@@ -332,8 +332,21 @@ impl Book {
     /// Resolves when the session has ended; `None` when there is none of that number.
     pub fn wait_end(&mut self, session: u64) -> Option<oneshot::Receiver<()>> {
         let (sender, receiver) = oneshot::channel();
-        self.sessions.get_mut(&session)?.waiters.push(sender);
+        let waiters = &mut self.sessions.get_mut(&session)?.waiters;
+        waiters.retain(|waiter| !waiter.is_closed());
+        waiters.push(sender);
         Some(receiver)
+    }
+
+    /// How the pictures of a session's output are coded.
+    pub fn coding(&self, session: u64) -> Option<Coding> {
+        self.sessions.get(&session).map(|session| session.request.coding)
+    }
+
+    /// Notes the further outputs of a session. False when there is none of that number.
+    pub fn tap(&mut self, session: u64, taps: Vec<Tap>) -> bool {
+        let session = self.sessions.get_mut(&session);
+        session.map(|session| session.request.taps = taps).is_some()
     }
 
     /// Notes a request and gives it a number; `None` when too many wait already.

@@ -20,7 +20,7 @@ use super::hardware::{Gpu, Hardware};
 use super::ledger::Ledger;
 use super::metrics::Metrics;
 use super::random;
-use crate::link::{FromEngine, ImageOrder, Imaged, Outcome, StreamRequest, ToEngine};
+use crate::link::{Coding, FromEngine, ImageOrder, Imaged, Outcome, StreamRequest, Tap, ToEngine};
 use crate::metering::openmetrics::{self, Exposition};
 
 /// How long a start waits for an engine that is being replaced, and for its answer.
@@ -227,12 +227,26 @@ impl Hub {
         if outcome == Outcome::Accepted { Ok(()) } else { Err(HubError::Engine(outcome)) }
     }
 
-    /// How a session's pictures are encoded from now on. A hint: lost where the engine is away or busy.
-    pub fn encode(&self, session: u64, key: bool, max_kbps: Option<u64>) {
+    /// How a session's pictures of a coding are encoded from now on. A hint: lost where the engine is away or busy.
+    pub fn encode(&self, session: u64, coding: Coding, key: bool, max_kbps: Option<u64>) {
         let link = self.link.borrow().clone();
         if let Some(link) = link {
-            let _ = link.try_send(ToEngine::Encode { session, key, max_kbps });
+            let _ = link.try_send(ToEngine::Encode { session, coding, key, max_kbps });
         }
+    }
+
+    /// The further outputs of a session from now on, in every engine to come as well. False where there is no such session,
+    /// or the engine has too much to do.
+    pub fn tap(&self, session: u64, taps: Vec<Tap>) -> bool {
+        if !self.book().tap(session, taps.clone()) {
+            return false;
+        }
+        let link = self.link.borrow().clone();
+        // An engine that comes gets them with the session.
+        link.is_none_or(|link| {
+            let sent = link.try_send(ToEngine::Taps { session, taps });
+            !matches!(sent, Err(mpsc::error::TrySendError::Full(_)))
+        })
     }
 
     /// Runs a picture through a model that no stream uses; it holds a slot meanwhile.

@@ -46,6 +46,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The same for channels of this program's own server, which listens on loopback without TLS.
+    #[must_use]
+    pub fn own(&self) -> Self {
+        Self { allow: "loopback".into(), tls: TlsPolicy::Skip, ..self.clone() }
+    }
+
     /// A text for [`Self::allow`], if it is one.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use super::peer::{self, Command, Peer, PeerEvent};
 use super::port::Port;
 use super::sdp::{self, Refused, Role};
 use super::{Config, Metrics, crypto};
+use crate::media::VideoCodec;
 
 /// Where peers come in. Cloning shares it.
 #[derive(Clone)]
@@ -31,6 +32,8 @@ pub struct Answered {
     pub sdp: String,
     /// The way to it.
     pub remote: Remote,
+    /// The codecs in which it takes pictures, best first.
+    pub takes: Vec<VideoCodec>,
     /// What it tells.
     pub events: mpsc::Receiver<PeerEvent>,
     /// Its life.
@@ -89,7 +92,7 @@ impl Gate {
             rtc.add_local_candidate(candidate);
         }
         let answer = rtc.sdp_api().accept_offer(parsed).map_err(|error| unreadable(&error))?;
-        sdp::check(offer, &rtc, role)?;
+        let takes = sdp::check(offer, &rtc, role)?;
         let name = rtc.direct_api().local_ice_credentials().ufrag;
         let (commands, ordered) = mpsc::channel(peer::QUEUE);
         let (events, told) = mpsc::channel(peer::QUEUE);
@@ -105,6 +108,6 @@ impl Gate {
             vanish: self.vanish,
         };
         let task = AbortOnDropHandle::new(tokio::spawn(peer.run()));
-        Ok(Answered { sdp: answer.to_sdp_string(), remote: Remote { commands }, events: told, task })
+        Ok(Answered { sdp: answer.to_sdp_string(), remote: Remote { commands }, takes, events: told, task })
     }
 }

@@ -22,4 +22,4 @@ pub use ice::{IceServer, links, servers};
 pub use metrics::Metrics;
 pub use peer::{Command, MAX_TEXT, PeerEvent, Sample, SampleKind};
 pub use port::{Port, PortCounters};
-pub use sdp::{MAX_SDP, Refused, Role, candidates, restarts};
+pub use sdp::{MAX_SDP, Refused, Role, candidates, restarted, restarts};

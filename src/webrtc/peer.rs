@@ -11,16 +11,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use str0m::bwe::{Bitrate, BweKind};
+use str0m::change::SdpOffer;
 use str0m::channel::ChannelId;
 use str0m::format::Codec;
 use str0m::media::{Frequency, KeyframeRequestKind, MediaData, MediaKind, MediaTime, Mid, Pt};
 use str0m::net::Receive;
 use str0m::{Candidate, Event, Input, Output, Rtc};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::metrics::Metrics;
 use super::port::{Datagram, Inbox, Port};
-use super::sdp::Role;
+use super::sdp::{self, Refused, Role};
 use crate::media::VideoCodec;
 
 /// Events that may wait for the door, and commands that may wait for the peer.
@@ -91,12 +92,19 @@ pub enum PeerEvent {
 pub enum Command {
     /// Send this; time in ticks of 90 kHz.
     Media {
-        /// Sound, or else a picture.
-        audio: bool,
+        /// What it is.
+        kind: SampleKind,
         /// Presentation time.
         pts: i64,
-        /// H.264 with start codes, or Opus.
+        /// The bytes, as in a [`Sample`].
         data: Bytes,
+    },
+    /// Begin a new ICE session with what a fragment of SDP says of the peer; `offer` is its offer with that in it.
+    Restart {
+        /// The offer.
+        offer: String,
+        /// Gets the fragment for the peer.
+        answer: oneshot::Sender<Result<String, Refused>>,
     },
     /// The peer can also be reached here: a line of SDP behind `a=`.
     Candidate(String),
@@ -151,6 +159,8 @@ struct State {
     key_asked: Option<Instant>,
     /// A key picture is missing and was not asked for yet.
     key_missing: bool,
+    /// Bits a second that the way takes: by our own congestion control, and by what the peer says (REMB).
+    estimates: (Option<u64>, Option<u64>),
     estimate_told: Option<Instant>,
     anchor: Option<(i64, Instant)>,
     paused: bool,
@@ -265,11 +275,19 @@ impl Peer {
                 self.metrics.count("key_wanted");
                 self.tell(PeerEvent::KeyWanted);
             }
-            Event::EgressBitrateEstimate(BweKind::Twcc { estimate, .. } | BweKind::Remb { estimate, .. }) => {
+            Event::EgressBitrateEstimate(kind) => {
+                match kind {
+                    BweKind::Twcc { estimate, .. } => state.estimates.0 = Some(estimate.as_u64()),
+                    BweKind::Remb { estimate, .. } => state.estimates.1 = Some(estimate.as_u64()),
+                    _ => return,
+                }
+                // What the peer says of itself and what its reports come to may both be there: the lower counts.
+                let (ours, theirs) = state.estimates;
+                let Some(estimate) = ours.into_iter().chain(theirs).min() else { return };
                 let now = Instant::now();
                 if state.estimate_told.is_none_or(|at| now.duration_since(at) >= ESTIMATE_EVERY) {
                     state.estimate_told = Some(now);
-                    self.tell(PeerEvent::Estimate(estimate.as_u64()));
+                    self.tell(PeerEvent::Estimate(estimate));
                 }
             }
             Event::ChannelOpen(id, label) if state.channels.len() < CHANNELS => {
@@ -342,7 +360,13 @@ impl Peer {
     fn command(&mut self, command: Command, state: &mut State) {
         match command {
             Command::Media { .. } if state.paused => self.metrics.count("media_paused"),
-            Command::Media { audio, pts, data } => self.send(audio, pts, &data, state),
+            Command::Media { kind, pts, data } => self.send(kind, pts, &data, state),
+            Command::Restart { offer, answer } => {
+                let result = self.restart(&offer);
+                self.metrics.count(if result.is_ok() { "ice_restarts" } else { "refused_offer" });
+                // Whoever asked may have left; the peer then tries again.
+                let _ = answer.send(result);
+            }
             Command::Pause(on) => {
                 if state.paused && !on {
                     self.tell(PeerEvent::KeyWanted);
@@ -367,6 +391,16 @@ impl Peer {
         }
     }
 
+    /// Takes the offer again, with other ICE credentials: the library begins a new ICE session, and media goes its old way
+    /// until the new one is found.
+    fn restart(&mut self, offer: &str) -> Result<String, Refused> {
+        let unreadable = |error: &dyn std::fmt::Display| Refused::Unreadable(error.to_string());
+        let parsed = SdpOffer::from_sdp_string(offer).map_err(|error| unreadable(&error))?;
+        let answer = self.rtc.sdp_api().accept_offer(parsed).map_err(|error| unreadable(&error))?;
+        self.inbox.rename(&self.rtc.direct_api().local_ice_credentials().ufrag);
+        Ok(sdp::fragment(&answer.to_sdp_string()))
+    }
+
     fn ask_key(&mut self, state: &mut State, now: Instant) {
         if state.key_asked.is_some_and(|at| now.duration_since(at) < KEY_EVERY) {
             return;
@@ -385,7 +419,8 @@ impl Peer {
         (state.key_asked, state.key_missing) = (Some(now), false);
     }
 
-    fn send(&mut self, audio: bool, pts: i64, data: &[u8], state: &mut State) {
+    fn send(&mut self, kind: SampleKind, pts: i64, data: &[u8], state: &mut State) {
+        let audio = kind == SampleKind::Audio;
         let now = Instant::now();
         // Both kinds share one clock, so that the player can put sound and pictures together.
         let place = |(from, at): (i64, Instant)| {
@@ -397,7 +432,9 @@ impl Peer {
         state.anchor = Some(anchor);
         let mid = if audio { state.audio } else { state.video };
         let Some(writer) = mid.and_then(|mid| self.rtc.writer(mid)) else { return };
-        let Some(pt) = outgoing(writer.payload_params(), audio) else { return };
+        let Some(pt) = outgoing(writer.payload_params(), kind) else {
+            return self.metrics.count("media_dropped");
+        };
         let time = match audio {
             true => MediaTime::new((pts.max(0) as u64) * 8 / 15, Frequency::FORTY_EIGHT_KHZ),
             false => MediaTime::new(pts.max(0) as u64, Frequency::NINETY_KHZ),
@@ -412,13 +449,13 @@ impl Peer {
     }
 }
 
-/// The payload type to send with: Opus, or of H.264 the kind that fits our encoder best.
-pub(super) fn outgoing<'a>(params: impl Iterator<Item = &'a str0m::format::PayloadParams>, audio: bool) -> Option<Pt> {
+/// The payload type to send with: of H.264 the kind that fits our encoder best.
+fn outgoing<'a>(params: impl Iterator<Item = &'a str0m::format::PayloadParams>, kind: SampleKind) -> Option<Pt> {
     let rank = |params: &&str0m::format::PayloadParams| {
         let spec = params.spec();
-        match (audio, spec.codec) {
-            (true, Codec::Opus) => Some(0),
-            (false, Codec::H264) => {
+        match (kind, spec.codec) {
+            (SampleKind::Audio, Codec::Opus) | (SampleKind::Video(VideoCodec::Vp8), Codec::Vp8) => Some(0),
+            (SampleKind::Video(VideoCodec::H264), Codec::H264) => {
                 let modern = spec.format.packetization_mode == Some(1);
                 let baseline = spec.format.profile_level_id.is_some_and(|id| id >> 16 == 0x42);
                 // Pictures do not fit one packet, so the mode counts more than the profile.

@@ -4,11 +4,11 @@ use bytes::Bytes;
 
 use super::Metrics;
 use super::gate::Remote;
-use super::peer::Command;
+use super::peer::{Command, SampleKind};
 use crate::frame::Timestamp;
-use crate::media::Damage;
 use crate::media::ts::demux::{DemuxConfig, DemuxSink, Demuxer, Stream, StreamKind, Unit};
 use crate::media::ts::opus;
+use crate::media::{Damage, VideoCodec};
 use crate::trickle::{Client, Start, Subscriber};
 
 /// Reads the channel at `url` from `start` on and tells `remote` until either ends. Returns why, for the log.
@@ -45,8 +45,8 @@ struct Sink {
 }
 
 impl Sink {
-    fn send(&self, audio: bool, pts: i64, data: &[u8]) {
-        if !self.remote.tell(Command::Media { audio, pts, data: Bytes::copy_from_slice(data) }) {
+    fn send(&self, kind: SampleKind, pts: i64, data: &[u8]) {
+        if !self.remote.tell(Command::Media { kind, pts, data: Bytes::copy_from_slice(data) }) {
             self.metrics.count("media_dropped");
         }
     }
@@ -58,16 +58,17 @@ impl DemuxSink for Sink {
     fn unit(&mut self, unit: Unit<'_>) {
         let Some(pts) = unit.pts else { return };
         match unit.kind {
-            StreamKind::H264 => self.send(false, pts.0, unit.data),
+            StreamKind::H264 => self.send(SampleKind::Video(VideoCodec::H264), pts.0, unit.data),
+            StreamKind::Vp8 => self.send(SampleKind::Video(VideoCodec::Vp8), pts.0, unit.data),
             StreamKind::Opus { .. } => {
                 let mut at = pts.0;
                 for packet in opus::Packets::new(unit.data) {
-                    self.send(true, at, packet.data);
+                    self.send(SampleKind::Audio, at, packet.data);
                     at += packet.duration;
                 }
             }
             // Peers take nothing else.
-            StreamKind::Vp8 | StreamKind::Aac | StreamKind::Unsupported { .. } => self.metrics.count("media_dropped"),
+            StreamKind::Aac | StreamKind::Unsupported { .. } => self.metrics.count("media_dropped"),
         }
     }
 

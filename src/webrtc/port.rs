@@ -100,6 +100,22 @@ pub(super) struct Inbox {
     pub datagrams: mpsc::Receiver<Datagram>,
 }
 
+impl Inbox {
+    /// Others call the peer `name` from now on, and by nothing else. What comes from places that are known still arrives.
+    pub fn rename(&self, name: &str) {
+        let mut routes = self.inner.routes();
+        let known = routes.names.values().find(|route| route.peer == self.peer).cloned();
+        routes.names.retain(|_, route| route.peer != self.peer);
+        if let Some(route) = known {
+            routes.names.insert(name.to_owned(), route);
+        }
+        // A peer that moves needs room for its new places; those that it still uses make themselves known again.
+        if routes.places.values().filter(|route| route.peer == self.peer).count() > PLACES / 2 {
+            routes.places.retain(|_, route| route.peer != self.peer);
+        }
+    }
+}
+
 impl Drop for Inbox {
     fn drop(&mut self) {
         let mut routes = self.inner.routes();

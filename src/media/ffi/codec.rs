@@ -250,6 +250,8 @@ pub(in crate::media) struct VideoEncoderSpec<'a> {
     pub size: Size,
     /// Frames a second, as a hint.
     pub fps: f64,
+    /// How long a picture lasts, in ticks of the time base, for encoders that plan by it; 0 where it does not matter.
+    pub frame_ticks: u32,
     pub color: Color,
     pub format: sys::AVPixelFormat,
     pub threads: u32,
@@ -294,6 +296,9 @@ impl VideoEncoder {
         c.framerate = sys::AVRational { num: (spec.fps.clamp(1.0, 1000.0) * 1000.0).round() as c_int, den: 1000 };
         c.gop_size = spec.gop.min(1 << 20) as c_int;
         c.max_b_frames = 0;
+        if spec.frame_ticks > 0 {
+            c.ticks_per_frame = spec.frame_ticks as c_int;
+        }
         c.thread_count = spec.threads.max(1) as c_int;
         if spec.max_rate > 0 {
             c.rc_max_rate = spec.max_rate as i64;

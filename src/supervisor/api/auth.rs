@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::error::ApiError;
+use super::{app, webrtc};
 use crate::supervisor::doors::runner::PATH;
 use crate::supervisor::hub::Hub;
 
@@ -27,13 +28,29 @@ pub(super) fn check(headers: &HeaderMap, token: &str) -> Result<(), ApiError> {
 /// Routes that say how the runner is and what it is, and nothing of its streams.
 const FREE: [&str; 5] = ["/health", "/version", "/app-version", "/hardware/info", "/hardware/stats"];
 
-/// Whether `peer` may call `path` (without a slash at the end) at all. With a token, or set to be open, routes judge for
-/// themselves. Without either, callers beyond this machine get what [`FREE`] says, what an orchestrator proxies by its
-/// own tokens, and what an orchestrator calls that registered us with a token of its own.
-pub(super) fn guard(hub: &Hub, peer: Option<IpAddr>, path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
+/// Whether `peer` may make this call to `path` (without a slash at the end) at all. From this machine, or set to be open,
+/// routes judge for themselves. Callers beyond it get what [`FREE`] says, the page, which asks for the token itself, and what
+/// an orchestrator proxies by its own tokens; for anything else they show the token, or the one that an orchestrator was
+/// given with a registration. A browser asks whether it may call without showing either.
+pub(super) fn guard(
+    hub: &Hub,
+    peer: Option<IpAddr>,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+) -> Result<(), ApiError> {
     let near = peer.is_some_and(|peer| peer.is_loopback());
     let proxied = path.strip_prefix(PATH).is_some_and(|rest| rest.starts_with('/'));
-    if near || hub.config.open || !hub.config.auth_token.is_empty() || FREE.contains(&path) || proxied {
+    if near || hub.config.open || FREE.contains(&path) || proxied || method == Method::OPTIONS {
+        return Ok(());
+    }
+    match hub.config.auth_token.as_str() {
+        "" => {}
+        _ if app::ROUTES.contains(&path) => return Ok(()),
+        token => return check(headers, token),
+    }
+    // The door has a word of its own on who may come without a token.
+    if hub.config.webrtc.enabled && hub.config.webrtc.open && webrtc::label(path).is_some() {
         return Ok(());
     }
     match hub.worker_token() {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::{ApiError, Detail};
 use super::room;
-use crate::link::StreamRequest;
+use crate::link::{Coding, StreamRequest};
 
 /// Time that a body may take to arrive.
 const BODY_WAIT: Duration = Duration::from_secs(10);
@@ -104,6 +104,9 @@ pub(super) fn start(bytes: &[u8], is_json: bool, dialect: Dialect) -> Result<Str
         video_profile: String::new(),
         data_url: String::new(),
         figures: false,
+        own_channels: false,
+        coding: Coding::default(),
+        taps: Vec::new(),
     };
     if form.faults.is_empty() { Ok(request) } else { Err(ApiError::Invalid(form.faults)) }
 }

@@ -120,7 +120,7 @@ async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
         .or_else(|| webrtc::label(trimmed))
         .unwrap_or("other");
     let peer = request.extensions().get::<Caller>().map(|caller| caller.0.ip().to_canonical());
-    let response = match auth::guard(&hub, peer, trimmed, request.headers()) {
+    let response = match auth::guard(&hub, peer, request.method(), trimmed, request.headers()) {
         Ok(()) => match peer {
             Some(peer) => room::PEER.scope(peer, next.run(request)).await,
             None => next.run(request).await,
@@ -150,5 +150,166 @@ mod fuzz {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::body::Body;
+    use axum::http::{Method, StatusCode};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::supervisor::Config;
+
+    /// Who may call a route of a runner that has a token.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Who {
+        /// Anybody.
+        Anybody,
+        /// Anybody on this machine, and who has the token.
+        Near,
+        /// Who has the token.
+        Token,
+        /// Who has the token of an orchestrator's session.
+        Session,
+    }
+
+    use Who::{Anybody, Near, Session, Token};
+
+    /// Every route.
+    const WHO: [(&str, &str, Who); 43] = [
+        ("GET", "/health", Anybody),
+        ("GET", "/version", Anybody),
+        ("GET", "/app-version", Anybody),
+        ("GET", "/hardware/info", Anybody),
+        ("GET", "/hardware/stats", Anybody),
+        ("GET", "/app", Anybody),
+        ("GET", "/app/style.css", Anybody),
+        ("GET", "/app/script.js", Anybody),
+        ("GET", "/metrics", Near),
+        ("GET", "/openapi.json", Near),
+        ("GET", "/docs", Near),
+        ("GET", "/docs/{*rest}", Near),
+        ("POST", "/live-runner/start", Session),
+        ("POST", "/live-runner/params", Session),
+        ("POST", "/live-runner/stop", Session),
+        ("GET", "/live-runner/status", Session),
+        ("POST", "/live-video-to-video", Token),
+        ("POST", "/api/live-video-to-video", Token),
+        ("POST", "/api/params", Token),
+        ("GET", "/api/status", Token),
+        ("GET", "/api/pipeline", Token),
+        ("POST", "/api/stop", Token),
+        ("POST", "/api/trace", Token),
+        ("GET", "/metering/streams", Token),
+        ("GET", "/metering/streams/{id}/intervals", Token),
+        ("GET", "/metering/streams/{id}/frames", Token),
+        ("POST", "/workflow/check", Token),
+        ("POST", "/workflow/plan", Token),
+        ("POST", "/stream/start", Token),
+        ("POST", "/stream/stop", Token),
+        ("POST", "/stream/params", Token),
+        ("GET", "/stream/status", Token),
+        ("POST", "/stream/{id}/stop", Token),
+        ("POST", "/stream/{id}/params", Token),
+        ("POST", "/stream/{id}/update", Token),
+        ("GET", "/stream/{id}/status", Token),
+        ("GET", "/streams", Token),
+        ("POST", "/image", Token),
+        ("POST", "/whip", Token),
+        ("POST", "/whep", Token),
+        ("POST", "/offer", Token),
+        ("GET", "/webrtc/ice-servers", Token),
+        ("PATCH", "/webrtc/{resource}", Token),
+    ];
+
+    /// Other names and methods of routes above.
+    const ALSO: [(&str, &str, &str); 4] = [
+        ("POST", "/whip/{stream}", "/whip"),
+        ("POST", "/whep/{stream}", "/whep"),
+        ("POST", "/live/offer", "/offer"),
+        ("DELETE", "/webrtc/{resource}", "/webrtc/{resource}"),
+    ];
+
+    fn all() -> Vec<(&'static str, &'static str, Who)> {
+        let who = |path: &str| WHO.iter().find(|(_, known, _)| *known == path).expect("a route of the table").2;
+        let also = ALSO.iter().map(|&(method, path, as_this)| (method, path, who(as_this)));
+        WHO.into_iter().chain(also).collect()
+    }
+
+    fn guarded() -> Router {
+        let hub = Hub::new(Config { auth_token: "secret".into(), ..Config::default() }).expect("a hub");
+        let door = Door::new(hub.clone());
+        router(hub, Some(door))
+    }
+
+    async fn call(router: &Router, from: [u8; 4], method: &str, path: &str, token: Option<&str>) -> StatusCode {
+        let path = path.replace("{*rest}", "index.html").replace(['{', '}'], "");
+        let mut request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        // As a start wants it: those of an orchestrator are read before the token, as its other runners do.
+        let body = r#"{"subscribe_url": "http://h/in", "publish_url": "http://h/out", "gateway_request_id": "g"}"#;
+        let mut request = request.body(Body::from(body)).expect("a request");
+        request.extensions_mut().insert(Caller(SocketAddr::from((from, 1))));
+        router.clone().oneshot(request).await.expect("an answer").status()
+    }
+
+    const HERE: [u8; 4] = [127, 0, 0, 1];
+    const BEYOND: [u8; 4] = [192, 0, 2, 1];
+
+    #[tokio::test(start_paused = true)]
+    async fn every_route_is_open_by_name_or_wants_the_token() {
+        let router = guarded();
+        for (method, path, who) in all() {
+            for (from, token) in [
+                (HERE, None),
+                (HERE, Some("wrong")),
+                (HERE, Some("secret")),
+                (BEYOND, None),
+                (BEYOND, Some("wrong")),
+                (BEYOND, Some("secret")),
+            ] {
+                let open = match who {
+                    Anybody => true,
+                    Near => from == HERE || token == Some("secret"),
+                    Token => token == Some("secret"),
+                    // Without the headers of a session there is none that could be refused.
+                    Session => true,
+                };
+                let status = call(&router, from, method, path, token).await;
+                assert_eq!(status != StatusCode::UNAUTHORIZED, open, "{method} {path} {from:?} {token:?}: {status}");
+                assert_ne!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+                if who == Anybody {
+                    assert_eq!(status, StatusCode::OK, "{path}");
+                }
+                if who == Session {
+                    assert_eq!(status, StatusCode::BAD_REQUEST, "{path}: no session is named");
+                }
+            }
+        }
+        // A page of another origin asks first, without a token.
+        let status = call(&router, BEYOND, Method::OPTIONS.as_str(), "/whip", None).await;
+        assert_ne!(status, StatusCode::UNAUTHORIZED);
+    }
+
+    /// The table above against the router itself, which shows its paths to whoever debugs it.
+    #[test]
+    fn the_table_of_routes_is_complete() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let text = runtime.block_on(async { format!("{:?}", guarded()) });
+        let mut served: Vec<&str> = text.split('"').filter(|text| text.starts_with('/')).collect();
+        // Twins with a slash at the end, and the last word on what no route takes.
+        served.retain(|path| !path.ends_with('/') && !path.contains("axum_fallback"));
+        served.sort_unstable();
+        served.dedup();
+        let mut known: Vec<&str> = all().into_iter().map(|(_, path, _)| path).collect();
+        known.sort_unstable();
+        known.dedup();
+        assert_eq!(served, known);
     }
 }

@@ -7,7 +7,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{image, local, metering, read, runner, start, stream, workflow};
+use super::{image, local, metering, read, runner, start, stream, webrtc, workflow};
 use crate::supervisor::hub::Hub;
 
 #[derive(OpenApi)]
@@ -43,6 +43,14 @@ use crate::supervisor::hub::Hub;
         runner::status,
         workflow::check,
         workflow::plan,
+        webrtc::whip,
+        webrtc::whip_named,
+        webrtc::whep,
+        webrtc::whep_named,
+        webrtc::offer,
+        webrtc::trickle,
+        webrtc::leave,
+        webrtc::ice,
     ),
     modifiers(&Bearer)
 )]
@@ -93,11 +101,24 @@ mod tests {
             ("/hardware/info", "get", "hardware_info"),
             ("/hardware/stats", "get", "hardware_stats"),
             ("/live-video-to-video", "post", "genLiveVideoToVideo"),
+            ("/whip", "post", "whip"),
+            ("/whip/{stream}", "post", "whipNamed"),
+            ("/whep", "post", "whep"),
+            ("/whep/{stream}", "post", "whepNamed"),
+            ("/offer", "post", "offer"),
+            ("/webrtc/{resource}", "patch", "webrtcPatch"),
+            ("/webrtc/{resource}", "delete", "webrtcDelete"),
+            ("/webrtc/ice-servers", "get", "iceServers"),
         ] {
             assert_eq!(document["paths"][path][method]["operationId"], id);
         }
         let required = &document["components"]["schemas"]["LiveVideoToVideoParams"]["required"];
         assert_eq!(*required, serde_json::json!(["subscribe_url", "publish_url"]));
+        let whip = &document["paths"]["/whip"]["post"];
+        assert!(whip["requestBody"]["content"]["application/sdp"].is_object(), "{whip}");
+        assert!(whip["responses"]["201"]["headers"]["Link"].is_object(), "{whip}");
+        let offer = &document["components"]["schemas"]["OfferBody"];
+        assert_eq!(offer["required"], serde_json::json!(["offer"]), "{offer}");
         assert_eq!(document["components"]["securitySchemes"]["HTTPBearer"]["scheme"], "bearer");
     }
 }

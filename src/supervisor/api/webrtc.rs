@@ -15,11 +15,12 @@ use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tower_http::cors::{AllowOrigin, CorsLayer};
+use utoipa::ToSchema;
 
-use super::error::ApiError;
+use super::error::{ApiError, HTTPError};
 use super::{app, auth, body};
 use crate::link::Outcome;
-use crate::supervisor::doors::webrtc::{Admitted, Door, DoorError};
+use crate::supervisor::doors::webrtc::{Admitted, Door, DoorError, PatchError, Patched, tag};
 use crate::supervisor::hub::{Hub, HubError};
 use crate::supervisor::server::Caller;
 use crate::webrtc::{MAX_SDP, Role, links, servers};
@@ -95,11 +96,14 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
 async fn guard(
     State(door): State<Arc<Door>>,
     Extension(Caller(caller)): Extension<Caller>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     match admit(&door, request.headers(), caller) {
-        Ok(()) => next.run(request).await,
+        Ok(pass) => {
+            request.extensions_mut().insert(pass);
+            next.run(request).await
+        }
         Err(fault) => {
             door.hub().metrics.webrtc.count("refused_caller");
             fault.into_response()
@@ -107,15 +111,28 @@ async fn guard(
     }
 }
 
-fn admit(door: &Door, headers: &HeaderMap, caller: SocketAddr) -> Result<(), Fault> {
+/// By what right a caller is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// It has the token, or calls from this machine.
+    Known,
+    /// The settings open the door to everybody.
+    Stranger,
+}
+
+fn admit(door: &Door, headers: &HeaderMap, caller: SocketAddr) -> Result<Pass, Fault> {
     let config = &door.hub().config;
     if !config.auth_token.is_empty() {
-        return auth::check(headers, &config.auth_token).map_err(|error| Fault::Api(Box::new(error)));
+        let checked = auth::check(headers, &config.auth_token).map(|()| Pass::Known);
+        return checked.map_err(|error| Fault::Api(Box::new(error)));
     }
     // A proxy on this machine, or a name that someone else points here, must not pass for a caller of this machine.
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
-    if config.webrtc.open || (caller.ip().to_canonical().is_loopback() && local(host)) {
-        return Ok(());
+    if caller.ip().to_canonical().is_loopback() && local(host) {
+        return Ok(Pass::Known);
+    }
+    if config.webrtc.open {
+        return Ok(Pass::Stranger);
     }
     let reason = "this door opens to other machines with a token (serve.auth_token) or by webrtc.open";
     Err(Fault::Is(StatusCode::FORBIDDEN, reason.into()))
@@ -149,8 +166,9 @@ impl From<DoorError> for Fault {
                 Outcome::Busy => StatusCode::SERVICE_UNAVAILABLE,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             },
-            DoorError::Hub(_) | DoorError::Peers(_) => StatusCode::SERVICE_UNAVAILABLE,
-            DoorError::Taken | DoorError::Elsewhere => StatusCode::CONFLICT,
+            DoorError::Hub(_) | DoorError::Peers(_) | DoorError::Engine => StatusCode::SERVICE_UNAVAILABLE,
+            DoorError::Taken | DoorError::Several => StatusCode::CONFLICT,
+            DoorError::Stranger => StatusCode::FORBIDDEN,
             DoorError::NoStream => StatusCode::NOT_FOUND,
             DoorError::Port(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -234,7 +252,7 @@ fn created(door: &Door, admitted: Admitted) -> Response {
     };
     // Names of streams go through `named`, so nothing here needs to be escaped.
     set(header::LOCATION, format!("/webrtc/{resource}"));
-    set(header::ETAG, format!("\"{resource}\""));
+    set(header::ETAG, tag(0));
     set(HeaderName::from_static("accept-patch"), FRAGMENT.into());
     set(HeaderName::from_static("x-weir-stream"), stream);
     for link in links(&servers(&door.hub().config.webrtc, SystemTime::now())) {
@@ -258,7 +276,31 @@ async fn publish(
     Ok(created(door, admitted))
 }
 
-async fn whip(
+/// A peer sends (WHIP, RFC 9725): an offer in, an answer out, and a stream runs.
+#[utoipa::path(
+    post, path = "/whip", operation_id = "whip",
+    params(("params" = Option<String>, Query, description = "Parameters of the pipeline, a JSON object.")),
+    request_body(content = String, content_type = "application/sdp", description = "The offer."),
+    responses(
+        (status = 201, description = "The answer.", body = String, content_type = "application/sdp", headers(
+            ("Location" = String, description = "The peer's resource, for PATCH and DELETE."),
+            ("ETag" = String, description = "Tag of the ICE session."),
+            ("Link" = String, description = "STUN and TURN servers, one a header, `rel=\"ice-server\"`."),
+            ("Accept-Patch" = String, description = "`application/trickle-ice-sdpfrag`."),
+            ("X-Weir-Stream" = String, description = "The name that others watch the stream by."),
+        )),
+        (status = 400, description = "The offer or a parameter cannot be read.", body = HTTPError),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 403, description = "Another machine, and neither a token nor `webrtc.open` is set.", body = HTTPError),
+        (status = 406, description = "No codec in common, or nothing to do.", body = HTTPError),
+        (status = 409, description = "A stream of that name runs.", body = HTTPError),
+        (status = 413, description = "The body is too large.", body = HTTPError),
+        (status = 415, description = "The type of the body is another one.", body = HTTPError),
+        (status = 503, description = "Every slot or place for a peer is taken.", body = HTTPError),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn whip(
     State(door): State<Arc<Door>>,
     Extension(Caller(caller)): Extension<Caller>,
     Query(wishes): Query<Wishes>,
@@ -268,7 +310,32 @@ async fn whip(
     publish(&door, "", &wishes, caller, &headers, body).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn whip_named(
+/// The same with a name for the stream.
+#[utoipa::path(
+    post, path = "/whip/{stream}", operation_id = "whipNamed",
+    params(("stream" = String, Path, description = "Name of the stream: 1 to 64 letters, digits, `-`, `_`, `.`."),
+           ("params" = Option<String>, Query, description = "Parameters of the pipeline, a JSON object.")),
+    request_body(content = String, content_type = "application/sdp", description = "The offer."),
+    responses(
+        (status = 201, description = "The answer.", body = String, content_type = "application/sdp", headers(
+            ("Location" = String, description = "The peer's resource, for PATCH and DELETE."),
+            ("ETag" = String, description = "Tag of the ICE session."),
+            ("Link" = String, description = "STUN and TURN servers, one a header, `rel=\"ice-server\"`."),
+            ("Accept-Patch" = String, description = "`application/trickle-ice-sdpfrag`."),
+            ("X-Weir-Stream" = String, description = "The name that others watch the stream by."),
+        )),
+        (status = 400, description = "The offer or a parameter cannot be read.", body = HTTPError),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 403, description = "Another machine, and neither a token nor `webrtc.open` is set.", body = HTTPError),
+        (status = 406, description = "No codec in common, or nothing to do.", body = HTTPError),
+        (status = 409, description = "A stream of that name runs.", body = HTTPError),
+        (status = 413, description = "The body is too large.", body = HTTPError),
+        (status = 415, description = "The type of the body is another one.", body = HTTPError),
+        (status = 503, description = "Every slot or place for a peer is taken.", body = HTTPError),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn whip_named(
     State(door): State<Arc<Door>>,
     Extension(Caller(caller)): Extension<Caller>,
     Path(stream): Path<String>,
@@ -286,58 +353,117 @@ async fn whip_named(
 async fn watch(
     door: &Arc<Door>,
     name: Option<&str>,
-    caller: SocketAddr,
+    (caller, pass): (SocketAddr, Pass),
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Fault> {
     let offer = text(headers, body, SDP).await?;
-    let admitted = door.watch(&offer, name, caller).await?;
+    let admitted = door.watch(&offer, name, caller, pass == Pass::Stranger).await?;
     Ok(created(door, admitted))
 }
 
-async fn whep(
+/// A peer watches (WHEP) the only stream, whichever door it came by.
+#[utoipa::path(
+    post, path = "/whep", operation_id = "whep",
+    request_body(content = String, content_type = "application/sdp", description = "The offer."),
+    responses(
+        (status = 201, description = "The answer.", body = String, content_type = "application/sdp", headers(
+            ("Location" = String, description = "The peer's resource, for PATCH and DELETE."),
+            ("ETag" = String, description = "Tag of the ICE session."),
+            ("Link" = String, description = "STUN and TURN servers, one a header, `rel=\"ice-server\"`."),
+            ("Accept-Patch" = String, description = "`application/trickle-ice-sdpfrag`."),
+            ("X-Weir-Stream" = String, description = "The name that others watch the stream by."),
+        )),
+        (status = 400, description = "The offer or a parameter cannot be read.", body = HTTPError),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 403, description = "Another machine, and neither a token nor `webrtc.open` is set.", body = HTTPError),
+        (status = 406, description = "No codec in common, or nothing to do.", body = HTTPError),
+        (status = 404, description = "No such stream.", body = HTTPError),
+        (status = 409, description = "Several streams run and none is named.", body = HTTPError),
+        (status = 413, description = "The body is too large.", body = HTTPError),
+        (status = 415, description = "The type of the body is another one.", body = HTTPError),
+        (status = 503, description = "Every slot or place for a peer is taken.", body = HTTPError),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn whep(
     State(door): State<Arc<Door>>,
     Extension(Caller(caller)): Extension<Caller>,
+    Extension(pass): Extension<Pass>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    watch(&door, None, caller, &headers, body).await.unwrap_or_else(IntoResponse::into_response)
+    watch(&door, None, (caller, pass), &headers, body).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn whep_named(
+/// A peer watches the stream of that name, stream id or request id.
+#[utoipa::path(
+    post, path = "/whep/{stream}", operation_id = "whepNamed",
+    params(("stream" = String, Path, description = "Name, stream id or request id.")),
+    request_body(content = String, content_type = "application/sdp", description = "The offer."),
+    responses(
+        (status = 201, description = "The answer.", body = String, content_type = "application/sdp", headers(
+            ("Location" = String, description = "The peer's resource, for PATCH and DELETE."),
+            ("ETag" = String, description = "Tag of the ICE session."),
+            ("Link" = String, description = "STUN and TURN servers, one a header, `rel=\"ice-server\"`."),
+            ("Accept-Patch" = String, description = "`application/trickle-ice-sdpfrag`."),
+            ("X-Weir-Stream" = String, description = "The name that others watch the stream by."),
+        )),
+        (status = 400, description = "The offer or a parameter cannot be read.", body = HTTPError),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 403, description = "Another machine, and neither a token nor `webrtc.open` is set.", body = HTTPError),
+        (status = 406, description = "No codec in common, or nothing to do.", body = HTTPError),
+        (status = 404, description = "No such stream.", body = HTTPError),
+        (status = 409, description = "Several streams run and none is named.", body = HTTPError),
+        (status = 413, description = "The body is too large.", body = HTTPError),
+        (status = 415, description = "The type of the body is another one.", body = HTTPError),
+        (status = 503, description = "Every slot or place for a peer is taken.", body = HTTPError),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn whep_named(
     State(door): State<Arc<Door>>,
     Extension(Caller(caller)): Extension<Caller>,
+    Extension(pass): Extension<Pass>,
     Path(stream): Path<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    watch(&door, Some(&stream), caller, &headers, body).await.unwrap_or_else(IntoResponse::into_response)
+    watch(&door, Some(&stream), (caller, pass), &headers, body).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// The body of `POST /offer`: ComfyStream's, and `params` and `stream` for pipelines that are no workflows.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct OfferBody {
     offer: Description,
-    /// Workflows; none, and no `params` either, for an echo.
+    /// A workflow or a list of them; none, and no `params` either, for an echo.
     #[serde(default)]
+    #[schema(value_type = Option<Object>)]
     prompts: Value,
+    /// Parameters of the pipeline.
     #[serde(default)]
+    #[schema(value_type = Option<Object>)]
     params: Option<Map<String, Value>>,
+    /// Size of the output, where the parameters have none.
     #[serde(default)]
     resolution: Option<Resolution>,
-    /// Name of the stream.
+    /// Name of the stream; empty for one that is made up.
     #[serde(default)]
     stream: String,
 }
 
-#[derive(Deserialize)]
+/// A description of a session, as browsers have it.
+#[derive(Deserialize, ToSchema)]
 struct Description {
+    /// SDP.
     sdp: String,
+    /// `offer`.
     #[serde(rename = "type")]
     kind: String,
 }
 
-#[derive(Deserialize)]
+/// Pixels.
+#[derive(Deserialize, ToSchema)]
 struct Resolution {
     width: u32,
     height: u32,
@@ -373,7 +499,27 @@ impl OfferBody {
     }
 }
 
-async fn offer(
+/// ComfyStream's offer: the peer sends and gets back what became of it. Neither `prompts` nor `params`: an echo.
+#[utoipa::path(
+    post, path = "/offer", operation_id = "offer",
+    request_body = OfferBody,
+    responses(
+        (status = 200, description = "`{\"sdp\", \"type\": \"answer\"}`.", body = Object, headers(
+            ("Location" = String, description = "The peer's resource, for PATCH and DELETE."),
+            ("X-Weir-Stream" = String, description = "The name that others watch the stream by; empty for an echo."),
+        )),
+        (status = 400, description = "The offer or a parameter cannot be read.", body = HTTPError),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 403, description = "Another machine, and neither a token nor `webrtc.open` is set.", body = HTTPError),
+        (status = 406, description = "No codec in common, or nothing to do.", body = HTTPError),
+        (status = 409, description = "A stream of that name runs.", body = HTTPError),
+        (status = 413, description = "The body is too large.", body = HTTPError),
+        (status = 415, description = "The type of the body is another one.", body = HTTPError),
+        (status = 503, description = "Every slot or place for a peer is taken.", body = HTTPError),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn offer(
     State(door): State<Arc<Door>>,
     Extension(Caller(caller)): Extension<Caller>,
     headers: HeaderMap,
@@ -398,7 +544,27 @@ async fn offer(
     result.await.unwrap_or_else(|fault: Fault| fault.into_response())
 }
 
-async fn trickle(
+/// Candidates of a peer (trickle ICE), or a new ICE session where the fragment has other credentials than the offer.
+#[utoipa::path(
+    patch, path = "/webrtc/{resource}", operation_id = "webrtcPatch",
+    params(("resource" = String, Path, description = "The last part of `Location`."),
+           ("If-Match" = Option<String>, Header, description = "Tag of the ICE session, or `*`; not looked at where it is missing.")),
+    request_body(content = String, content_type = "application/trickle-ice-sdpfrag", description = "RFC 8840."),
+    responses(
+        (status = 200, description = "Our credentials and candidates of the new ICE session.", body = String,
+         content_type = "application/trickle-ice-sdpfrag", headers(("ETag" = String, description = "Its tag."))),
+        (status = 204, description = "The candidates are taken."),
+        (status = 400, description = "The fragment cannot be read.", body = HTTPError),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 403, description = "Another machine, and neither a token nor `webrtc.open` is set.", body = HTTPError),
+        (status = 404, description = "No such peer.", body = HTTPError),
+        (status = 412, description = "`If-Match` names another ICE session.", body = HTTPError),
+        (status = 413, description = "The body is too large.", body = HTTPError),
+        (status = 415, description = "The type of the body is another one.", body = HTTPError),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn trickle(
     State(door): State<Arc<Door>>,
     Path(resource): Path<String>,
     headers: HeaderMap,
@@ -406,24 +572,54 @@ async fn trickle(
 ) -> Response {
     let result = async {
         let fragment = text(&headers, body, FRAGMENT).await?;
-        match door.trickle(&resource, &fragment) {
-            Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
-            Err(None) => Err(Fault::Api(Box::new(ApiError::NotFound))),
-            Err(Some(reason)) => Err(Fault::Is(StatusCode::UNPROCESSABLE_ENTITY, reason.into())),
+        let tags = headers.get(header::IF_MATCH).map(|tags| tags.to_str().unwrap_or(""));
+        match door.patch(&resource, &fragment, tags).await {
+            Ok(Patched::Taken) => Ok(StatusCode::NO_CONTENT.into_response()),
+            Ok(Patched::Restarted { fragment, tag }) => {
+                let headers = [(header::CONTENT_TYPE, FRAGMENT.to_owned()), (header::ETAG, tag)];
+                Ok((headers, fragment).into_response())
+            }
+            Err(PatchError::NoPeer) => Err(Fault::Api(Box::new(ApiError::NotFound))),
+            Err(PatchError::Tag) => {
+                let reason = "If-Match names another ICE session";
+                Err(Fault::Is(StatusCode::PRECONDITION_FAILED, reason.into()))
+            }
+            Err(PatchError::Refused(refused)) => Err(Fault::Is(StatusCode::BAD_REQUEST, refused.to_string())),
         }
     };
     result.await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn leave(State(door): State<Arc<Door>>, Path(resource): Path<String>) -> Response {
+/// A peer leaves; a stream ends with the peer that feeds it.
+#[utoipa::path(
+    delete, path = "/webrtc/{resource}", operation_id = "webrtcDelete",
+    params(("resource" = String, Path, description = "The last part of `Location`.")),
+    responses(
+        (status = 200, description = "It is gone."),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 403, description = "Another machine, and neither a token nor `webrtc.open` is set.", body = HTTPError),
+        (status = 404, description = "No such peer.", body = HTTPError),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn leave(State(door): State<Arc<Door>>, Path(resource): Path<String>) -> Response {
     match door.leave(&resource) {
         true => StatusCode::OK.into_response(),
         false => ApiError::NotFound.into_response(),
     }
 }
 
-/// The servers as browsers want them: `{"iceServers": [...]}`.
-async fn ice(State(door): State<Arc<Door>>) -> Response {
+/// The STUN and TURN servers as browsers want them.
+#[utoipa::path(
+    get, path = "/webrtc/ice-servers", operation_id = "iceServers",
+    responses(
+        (status = 200, description = "`{\"iceServers\": [{\"urls\", \"username\", \"credential\"}]}`.", body = Object),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 403, description = "Another machine, and neither a token nor `webrtc.open` is set.", body = HTTPError),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn ice(State(door): State<Arc<Door>>) -> Response {
     let servers = servers(&door.hub().config.webrtc, SystemTime::now());
     ([(header::CACHE_CONTROL, "no-store")], Json(json!({ "iceServers": servers }))).into_response()
 }

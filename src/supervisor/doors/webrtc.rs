@@ -3,6 +3,9 @@
 //! The channels live on a trickle server of our own that listens on loopback; their names are secrets. So a session does
 //! not know which door it came through, and goes on in another engine as any other does.
 //!
+//! Streams of other doors are watched by a tap: the engine writes their output to a channel of ours as well while somebody
+//! watches. So does a stream whose pictures are not coded as a viewer wants them; then they are coded a second time.
+//!
 //! | queue | size | when full |
 //! | --- | --- | --- |
 //! | peer → channel | 64 samples | the newest is dropped and counted, and the peer is asked for a key picture |
@@ -15,13 +18,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
-use tokio::sync::{OnceCell, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{OnceCell, mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{info, warn};
 
 use super::control::{self, Action};
-use crate::link::StreamRequest;
+use crate::link::{Coding, StreamRequest, Tap};
+use crate::media::VideoCodec;
 use crate::supervisor::hub::{Hub, HubError};
 use crate::trickle::{self, Client, Server, ServerConfig, Start};
 use crate::webrtc::{Answered, Command, Gate, PeerEvent, Refused, Remote, Role, Sample, SampleKind, feed, play};
@@ -32,6 +36,8 @@ const SAMPLES: usize = 64;
 const LOOK: Duration = Duration::from_secs(1);
 /// Time between two key pictures that viewers of a stream can order.
 const KEY_EVERY: Duration = Duration::from_millis(300);
+/// The same where somebody else gets those pictures too, and a segment with each.
+const KEY_EVERY_SHARED: Duration = Duration::from_secs(1);
 /// Of the bandwidth that a viewer has, what the video may take: the rest is for sound, repair and swings.
 const SHARE: f64 = 0.85;
 /// No viewer can press the video below this, in kbit/s.
@@ -63,9 +69,15 @@ pub(in crate::supervisor) enum DoorError {
     /// No stream, or none of that name.
     #[error("no such stream")]
     NoStream,
-    /// The stream came through another door.
-    #[error("this stream's output goes to another place; only streams that came by WebRTC can be watched here")]
-    Elsewhere,
+    /// Several streams run, and none is named.
+    #[error("several streams run; say which one is meant: /whep/{{stream}}")]
+    Several,
+    /// The stream came through another door, and the viewer from another machine without a token.
+    #[error("streams of other doors are watched with a token (serve.auth_token) or from this machine")]
+    Stranger,
+    /// The engine has too much to do.
+    #[error("the engine does not take another watcher")]
+    Engine,
     /// The port cannot be opened.
     #[error("the port for media cannot be opened: {0} (webrtc.ports, webrtc.addresses)")]
     Port(String),
@@ -99,26 +111,97 @@ struct Inside {
     _serving: AbortOnDropHandle<()>,
 }
 
+/// Names an output: the session's number, and how its pictures are coded.
+type Which = (u64, Coding);
+
 #[derive(Default)]
 struct Table {
-    streams: HashMap<String, Stream>,
+    /// Sessions that peers feed, by the names of their streams.
+    streams: HashMap<String, u64>,
+    /// Outputs that peers watch or may watch.
+    outputs: HashMap<Which, Output>,
     peers: HashMap<String, Peer>,
     /// Peers that are being let in.
     coming: usize,
 }
 
-struct Stream {
-    session: u64,
-    out: String,
+/// An output of a session.
+struct Output {
+    url: String,
     /// What each viewer's way takes, in kbit/s.
     limits: HashMap<String, u64>,
     limit: u64,
     key_told: Option<Instant>,
+    key_every: Duration,
+    /// Whether viewers press its rate; not where somebody else gets the same pictures.
+    pressed: bool,
+    /// Set for an output that is there for its viewers alone.
+    tap: Option<TapHeld>,
+}
+
+/// A tap; its channel is closed when dropped.
+struct TapHeld {
+    viewers: usize,
+    _channel: Channels,
+    /// Ends the wait for the end of the session.
+    _over: DropGuard,
+}
+
+impl Output {
+    fn new(url: String, tap: Option<TapHeld>) -> Self {
+        Self { url, limits: HashMap::new(), limit: 0, key_told: None, key_every: KEY_EVERY, pressed: true, tap }
+    }
 }
 
 struct Peer {
     remote: Remote,
     offer: String,
+    /// Begun ICE sessions but the first.
+    restarts: u32,
+}
+
+impl Peer {
+    fn new(remote: Remote, offer: &str) -> Self {
+        Self { remote, offer: offer.to_owned(), restarts: 0 }
+    }
+}
+
+/// The entity tag of a peer's ICE session (RFC 9725, section 4.3.1).
+pub(in crate::supervisor) fn tag(restarts: u32) -> String {
+    format!("\"ice-{restarts}\"")
+}
+
+/// What came of a fragment.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::supervisor) enum Patched {
+    /// Its candidates were taken.
+    Taken,
+    /// A new ICE session has begun.
+    Restarted {
+        /// For the peer.
+        fragment: String,
+        /// Tag of the new session.
+        tag: String,
+    },
+}
+
+/// Why a fragment is not taken.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::supervisor) enum PatchError {
+    /// No such peer.
+    NoPeer,
+    /// It is meant for another ICE session.
+    Tag,
+    /// What is wrong with it.
+    Refused(Refused),
+}
+
+/// How a stream's pictures are coded, in the words of the link.
+fn coding(codec: VideoCodec) -> Coding {
+    match codec {
+        VideoCodec::H264 => Coding::H264,
+        VideoCodec::Vp8 => Coding::Vp8,
+    }
 }
 
 /// 128 random bits as text.
@@ -166,7 +249,7 @@ impl Door {
             let channels = Server::new(ServerConfig { max_segment: MAX_SEGMENT, ..ServerConfig::default() });
             let (serving, ending) = (channels.clone(), self.hub.ending.clone());
             let serving = tokio::spawn(async move { serving.serve(listener, gone(ending)).await });
-            let client = Client::new(&trickle::Config::default()).map_err(|error| failed(&error))?;
+            let client = Client::new(&trickle::Config::default().own()).map_err(|error| failed(&error))?;
             info!(port = gate.port().number(), "WebRTC peers are awaited.");
             Ok(Inside {
                 gate,
@@ -215,6 +298,7 @@ impl Door {
         let _coming = self.come()?;
         let inside = self.inside().await?;
         let stream = if name.is_empty() { secret() } else { name.to_owned() };
+        // One that the book knows may still be on its way in.
         if self.table().streams.contains_key(&stream) || self.hub.book().named(&stream).is_some() {
             return Err(DoorError::Taken);
         }
@@ -225,7 +309,10 @@ impl Door {
         for what in ["in", "out"] {
             inside.channels.create(&channel(what), "video/mp2t");
         }
-        let held = Channels { server: inside.channels.clone(), names: ["in", "out"].map(channel) };
+        let names = ["in", "out"].map(channel).to_vec();
+        let held = Channels { server: inside.channels.clone(), names };
+        // The best that the peer takes itself; for others what everybody takes.
+        let coding = answered.takes.first().copied().map_or(Coding::H264, coding);
         let request = StreamRequest {
             subscribe_url: url("in"),
             publish_url: url("out"),
@@ -234,22 +321,24 @@ impl Door {
             stream_id: stream.clone(),
             // What every browser can play.
             video_profile: "baseline".into(),
+            coding,
+            own_channels: true,
             ..StreamRequest::default()
         };
         let session = self.hub.start(request).await?;
-        let Answered { sdp, remote, events, task } = answered;
+        let Answered { sdp, remote, events, task, .. } = answered;
         {
             let mut table = self.table();
-            let entry = Stream { session, out: url("out"), limits: HashMap::new(), limit: 0, key_told: None };
-            table.streams.insert(stream.clone(), entry);
-            table.peers.insert(resource.clone(), Peer { remote: remote.clone(), offer: offer.to_owned() });
+            table.streams.insert(stream.clone(), session);
+            table.outputs.insert((session, coding), Output::new(url("out"), None));
+            table.peers.insert(resource.clone(), Peer::new(remote.clone(), offer));
         }
         let life = Life {
             door: self.clone(),
             client: inside.client.clone(),
             stream: stream.clone(),
             resource: resource.clone(),
-            session,
+            which: (session, coding),
             role,
             remote,
             _channels: held,
@@ -260,7 +349,28 @@ impl Door {
         Ok(Admitted { resource, stream, sdp })
     }
 
-    /// Lets in a peer that watches the stream `name`, or the only one.
+    /// The session of the stream `name`, or of the only one, and how its own output is coded. A `stranger` finds only streams
+    /// that came by WebRTC.
+    fn find(&self, name: Option<&str>, stranger: bool) -> Result<Which, DoorError> {
+        let table = self.table();
+        let book = self.hub.book();
+        let session = match name {
+            Some(name) => table.streams.get(name).copied().or_else(|| book.named(name)),
+            None => book.find(None),
+        };
+        let session = match session {
+            Some(session) => session,
+            None if name.is_none() && book.running() > 1 => return Err(DoorError::Several),
+            None => return Err(DoorError::NoStream),
+        };
+        if stranger && !table.streams.values().any(|&ours| ours == session) {
+            return Err(DoorError::Stranger);
+        }
+        book.coding(session).map(|coding| (session, coding)).ok_or(DoorError::NoStream)
+    }
+
+    /// Lets in a peer that watches the stream `name`, or the only one. A `stranger` came from another machine and has shown
+    /// no token.
     ///
     /// # Errors
     /// [`DoorError`].
@@ -269,36 +379,104 @@ impl Door {
         offer: &str,
         name: Option<&str>,
         caller: SocketAddr,
+        stranger: bool,
     ) -> Result<Admitted, DoorError> {
         let _coming = self.come()?;
-        let (stream, session, out) = {
-            let table = self.table();
-            let found = match name {
-                Some(name) => table.streams.get_key_value(name),
-                None => table.streams.iter().next(),
-            };
-            match found {
-                Some((name, stream)) => (name.clone(), stream.session, stream.out.clone()),
-                None if self.hub.book().find(None).is_some() => return Err(DoorError::Elsewhere),
-                None => return Err(DoorError::NoStream),
-            }
-        };
+        let (session, own) = self.find(name, stranger)?;
         let inside = self.inside().await?;
-        let Answered { sdp, remote, events, task } = self.answer(inside, offer, Role::Play, caller)?;
+        let Answered { sdp, remote, takes, events, task } = self.answer(inside, offer, Role::Play, caller)?;
+        let takes: Vec<Coding> = takes.into_iter().map(coding).collect();
+        // As the stream is coded already, where the peer takes that.
+        let wanted = if takes.is_empty() || takes.contains(&own) { own } else { takes[0] };
+        let which = (session, wanted);
+        let out = self.join(inside, which, own)?;
         let resource = secret();
-        let entry = Peer { remote: remote.clone(), offer: offer.to_owned() };
-        self.table().peers.insert(resource.clone(), entry);
+        self.table().peers.insert(resource.clone(), Peer::new(remote.clone(), offer));
         let viewer = Viewer {
             door: self.clone(),
             client: inside.client.clone(),
-            stream: stream.clone(),
             resource: resource.clone(),
-            session,
+            which,
             remote,
             out,
         };
         self.tasks.spawn(viewer.run(events, task));
+        let stream = name.map(str::to_owned).or_else(|| self.name(session)).unwrap_or_default();
         Ok(Admitted { resource, stream, sdp })
+    }
+
+    /// What the stream of a session is called here.
+    fn name(&self, session: u64) -> Option<String> {
+        let table = self.table();
+        table.streams.iter().find(|(_, ours)| **ours == session).map(|(name, _)| name.clone())
+    }
+
+    /// Where a further viewer reads the output `which` of a session that codes its own output as `own`. Every viewer is to
+    /// [`Self::part`] again.
+    fn join(self: &Arc<Self>, inside: &Inside, which: Which, own: Coding) -> Result<String, DoorError> {
+        let (session, coding) = which;
+        let mut table = self.table();
+        if let Some(output) = table.outputs.get_mut(&which) {
+            if let Some(tap) = &mut output.tap {
+                tap.viewers += 1;
+            }
+            return Ok(output.url.clone());
+        }
+        let name = format!("{}-tap", secret());
+        inside.channels.create(&name, "video/mp2t");
+        let url = format!("{}/{name}", inside.base);
+        let url_given = url.clone();
+        let over = CancellationToken::new();
+        let channel = Channels { server: inside.channels.clone(), names: vec![name] };
+        let held = TapHeld { viewers: 1, _channel: channel, _over: over.clone().drop_guard() };
+        let mut output = Output::new(url.clone(), Some(held));
+        if coding == own {
+            (output.key_every, output.pressed) = (KEY_EVERY_SHARED, false);
+        }
+        table.outputs.insert(which, output);
+        let taps = taps(&table, session);
+        // A dropped sender means that the session is gone with its engine.
+        let ended = self.hub.book().wait_end(session);
+        if !self.hub.tap(session, taps) {
+            table.outputs.remove(&which);
+            return Err(if ended.is_none() { DoorError::NoStream } else { DoorError::Engine });
+        }
+        drop(table);
+        self.hub.metrics.webrtc.count("tap_opened");
+        let door = self.clone();
+        self.tasks.spawn(async move {
+            let ended = async {
+                match ended {
+                    Some(ended) => drop(ended.await),
+                    None => std::future::ready(()).await,
+                }
+            };
+            tokio::select! {
+                () = ended => {
+                    // Viewers learn of it by the end of the channel.
+                    let mut table = door.table();
+                    let same = table.outputs.get(&which).is_some_and(|output| output.url == url);
+                    drop(same.then(|| table.outputs.remove(&which)));
+                }
+                () = over.cancelled() => {}
+            }
+        });
+        Ok(url_given)
+    }
+
+    /// A viewer of an output is gone. A tap goes with its last one.
+    fn part(&self, which: Which, resource: &str) {
+        self.limit(which, resource, None);
+        let mut table = self.table();
+        let Some(tap) = table.outputs.get_mut(&which).and_then(|output| output.tap.as_mut()) else { return };
+        tap.viewers = tap.viewers.saturating_sub(1);
+        if tap.viewers == 0 {
+            let gone = table.outputs.remove(&which);
+            // The engine lets go first, so that it does not take the end of the channel for a fault. Under the lock, so that
+            // it gets the lists of taps in their order.
+            self.hub.tap(which.0, taps(&table, which.0));
+            drop(gone);
+        }
     }
 
     /// Lets in a peer that gets back what it sends, untouched, without a stream.
@@ -308,10 +486,9 @@ impl Door {
     pub async fn echo(self: &Arc<Self>, offer: &str, caller: SocketAddr) -> Result<Admitted, DoorError> {
         let _coming = self.come()?;
         let inside = self.inside().await?;
-        let Answered { sdp, remote, mut events, task } = self.answer(inside, offer, Role::Echo, caller)?;
+        let Answered { sdp, remote, mut events, task, .. } = self.answer(inside, offer, Role::Echo, caller)?;
         let resource = secret();
-        let entry = Peer { remote: remote.clone(), offer: offer.to_owned() };
-        self.table().peers.insert(resource.clone(), entry);
+        self.table().peers.insert(resource.clone(), Peer::new(remote.clone(), offer));
         let (door, name) = (self.clone(), resource.clone());
         self.tasks.spawn(async move {
             let controls = Controls::start(door.hub.clone(), None, remote.clone());
@@ -331,20 +508,41 @@ impl Door {
         Ok(Admitted { resource, stream: String::new(), sdp })
     }
 
-    /// Adds what a peer found out about its own addresses.
+    /// Takes what a peer found out about its own addresses, or begins a new ICE session with it. `tag` is what the caller
+    /// takes for the tag of the session, where it says.
     ///
     /// # Errors
-    /// `None` for an unknown peer; `Some` when the fragment begins a new ICE session, which is not served.
-    pub fn trickle(&self, resource: &str, fragment: &str) -> Result<(), Option<&'static str>> {
-        let table = self.table();
-        let peer = table.peers.get(resource).ok_or(None)?;
-        if crate::webrtc::restarts(fragment, &peer.offer) {
-            return Err(Some("ICE restarts are not served; send a new offer"));
+    /// [`PatchError`]; the session goes on as it was.
+    pub async fn patch(&self, resource: &str, fragment: &str, tags: Option<&str>) -> Result<Patched, PatchError> {
+        let (remote, offer, restarts) = {
+            let table = self.table();
+            let peer = table.peers.get(resource).ok_or(PatchError::NoPeer)?;
+            (peer.remote.clone(), peer.offer.clone(), peer.restarts)
+        };
+        let (now, fits) = (tag(restarts), |tags: &str, tag: &str| tags.split(',').any(|it| it.trim() == tag));
+        if tags.is_some_and(|tags| !fits(tags, "*") && !fits(tags, &now)) {
+            return Err(PatchError::Tag);
         }
-        for line in crate::webrtc::candidates(fragment) {
-            peer.remote.tell(Command::Candidate(line));
+        let candidates = || {
+            for line in crate::webrtc::candidates(fragment) {
+                remote.tell(Command::Candidate(line));
+            }
+        };
+        if !crate::webrtc::restarts(fragment, &offer) {
+            candidates();
+            return Ok(Patched::Taken);
         }
-        Ok(())
+        let offer = crate::webrtc::restarted(&offer, fragment).map_err(PatchError::Refused)?;
+        let (answer, answered) = oneshot::channel();
+        if !remote.tell(Command::Restart { offer: offer.clone(), answer }) {
+            return Err(PatchError::NoPeer);
+        }
+        let fragment = answered.await.map_err(|_| PatchError::NoPeer)?.map_err(PatchError::Refused)?;
+        candidates();
+        let mut table = self.table();
+        let peer = table.peers.get_mut(resource).ok_or(PatchError::NoPeer)?;
+        (peer.offer, peer.restarts) = (offer, peer.restarts + 1);
+        Ok(Patched::Restarted { fragment, tag: tag(peer.restarts) })
     }
 
     /// Sends a peer away. False for an unknown one.
@@ -363,46 +561,52 @@ impl Door {
         self.tasks.wait().await;
     }
 
-    /// A viewer of `stream` wants a key picture.
-    fn key(&self, stream: &str) {
+    /// A viewer of an output wants a key picture. Where the last one was ordered too short a time ago, gives the time at
+    /// which the caller is to ask again: that one may have been the one that got lost.
+    fn key(&self, which: Which) -> Option<Instant> {
         let now = Instant::now();
-        let session = {
+        {
             let mut table = self.table();
-            let Some(stream) = table.streams.get_mut(stream) else { return };
-            if stream.key_told.is_some_and(|at| now.duration_since(at) < KEY_EVERY) {
-                return;
+            let output = table.outputs.get_mut(&which)?;
+            let due = output.key_told.map(|at| at + output.key_every);
+            if due.is_some_and(|due| now < due) {
+                return due;
             }
-            stream.key_told = Some(now);
-            stream.session
-        };
-        self.hub.encode(session, true, None);
+            output.key_told = Some(now);
+        }
+        self.hub.encode(which.0, which.1, true, None);
+        None
     }
 
     /// The way to the viewer `resource` takes `bits` a second; `None`: it is gone. The slowest decides.
-    fn limit(&self, stream: &str, resource: &str, bits: Option<u64>) {
-        let order = {
+    fn limit(&self, which: Which, resource: &str, bits: Option<u64>) {
+        let limit = {
             let mut table = self.table();
-            let Some(stream) = table.streams.get_mut(stream) else { return };
+            let Some(output) = table.outputs.get_mut(&which).filter(|output| output.pressed) else { return };
             match bits {
                 Some(bits) => {
                     let kbps = ((bits as f64 * SHARE / 1000.0) as u64).max(LEAST_KBPS);
-                    stream.limits.insert(resource.to_owned(), kbps)
+                    output.limits.insert(resource.to_owned(), kbps)
                 }
-                None => stream.limits.remove(resource),
+                None => output.limits.remove(resource),
             };
-            let limit = stream.limits.values().copied().min().unwrap_or(0);
+            let limit = output.limits.values().copied().min().unwrap_or(0);
             // A change of a few per cent is not worth the encoder's while.
-            let near = limit.abs_diff(stream.limit) * 20 < stream.limit;
-            (!near && limit != stream.limit).then(|| {
-                stream.limit = limit;
-                (stream.session, limit)
-            })
+            if limit.abs_diff(output.limit) * 20 < output.limit || limit == output.limit {
+                return;
+            }
+            output.limit = limit;
+            limit
         };
-        if let Some((session, kbps)) = order {
-            self.hub.metrics.webrtc.count("ceiling_changed");
-            self.hub.encode(session, false, Some(kbps));
-        }
+        self.hub.metrics.webrtc.count("ceiling_changed");
+        self.hub.encode(which.0, which.1, false, Some(limit));
     }
+}
+
+/// The taps of a session.
+fn taps(table: &Table, session: u64) -> Vec<Tap> {
+    let of_session = table.outputs.iter().filter(|((of, _), output)| *of == session && output.tap.is_some());
+    of_session.map(|(&(_, coding), output)| Tap { url: output.url.clone(), coding }).collect()
 }
 
 async fn gone(ending: CancellationToken) {
@@ -411,10 +615,18 @@ async fn gone(ending: CancellationToken) {
     tokio::time::sleep(Duration::from_secs(2)).await;
 }
 
+/// Waits until `at`; for ever where there is nothing to wait for.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Private channels; closed when dropped.
 struct Channels {
     server: Server,
-    names: [String; 2],
+    names: Vec<String>,
 }
 
 impl Drop for Channels {
@@ -469,7 +681,7 @@ struct Life {
     client: Client,
     stream: String,
     resource: String,
-    session: u64,
+    which: Which,
     role: Role,
     remote: Remote,
     input: String,
@@ -479,15 +691,15 @@ struct Life {
 
 impl Life {
     async fn run(self, mut events: mpsc::Receiver<PeerEvent>, peer: AbortOnDropHandle<()>) {
-        let metrics = self.door.hub.metrics.webrtc.clone();
-        info!(stream = self.stream, session = self.session, "A peer is to feed a stream.");
+        let (metrics, session) = (self.door.hub.metrics.webrtc.clone(), self.which.0);
+        info!(stream = self.stream, session, "A peer is to feed a stream.");
         let (samples, fed) = mpsc::channel::<Sample>(SAMPLES);
         let mut feeding = AbortOnDropHandle::new(tokio::spawn(feed::run(self.client.clone(), self.input.clone(), fed)));
         let _playing = (self.role == Role::Both).then(|| {
             let (client, out, remote) = (self.client.clone(), self.out.clone(), self.remote.clone());
             AbortOnDropHandle::new(tokio::spawn(play::run(client, out, Start::Seq(0), remote, metrics.clone())))
         });
-        let ended = self.door.hub.book().wait_end(self.session);
+        let ended = self.door.hub.book().wait_end(session);
         let ended = async {
             match ended {
                 // A dropped sender means that the session is gone with its engine.
@@ -498,8 +710,8 @@ impl Life {
         tokio::pin!(ended);
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut codec = None;
-        let controls = Controls::start(self.door.hub.clone(), Some(self.session), self.remote.clone());
+        let (mut codec, mut key_due) = (None, None);
+        let controls = Controls::start(self.door.hub.clone(), Some(session), self.remote.clone());
         let reason = loop {
             tokio::select! {
                 event = events.recv() => match event {
@@ -517,15 +729,16 @@ impl Life {
                             }
                         }
                     }
-                    Some(PeerEvent::KeyWanted) => self.door.key(&self.stream),
+                    Some(PeerEvent::KeyWanted) => key_due = self.door.key(self.which),
                     Some(PeerEvent::Text(label, text)) => controls.take(label, text),
                     Some(PeerEvent::Estimate(bits)) if self.role == Role::Both => {
-                        self.door.limit(&self.stream, &self.resource, Some(bits));
+                        self.door.limit(self.which, &self.resource, Some(bits));
                     }
                     Some(PeerEvent::Ended(reason)) => break reason,
                     None => break "its task ended".into(),
                     Some(_) => {}
                 },
+                () = until(key_due) => key_due = self.door.key(self.which),
                 () = &mut ended => break "the session ended".into(),
                 fault = &mut feeding => {
                     let fault = fault.ok().flatten();
@@ -533,26 +746,27 @@ impl Life {
                 }
                 _ = look.tick() => {
                     // A decoder that began anew waits for a key picture, and cameras send none by themselves.
-                    if codec.is_some() && self.door.hub.book().wants_input(self.session) {
+                    if codec.is_some() && self.door.hub.book().wants_input(session) {
                         self.remote.tell(Command::AskKey);
                     }
                 }
             }
         };
-        info!(stream = self.stream, session = self.session, "The peer that fed a stream is gone: {reason}.");
+        info!(stream = self.stream, session, "The peer that fed a stream is gone: {reason}.");
         // The end of the input lets the session finish what it has.
         drop(samples);
         if !feeding.is_finished() {
             let _ = tokio::time::timeout(Duration::from_secs(1), &mut feeding).await;
         }
-        let stopped = self.door.hub.stop(Some(self.session), "its peer is gone").await;
+        let stopped = self.door.hub.stop(Some(session), "its peer is gone").await;
         if let Err(HubError::Slow) = stopped {
-            warn!(session = self.session, "The session of a peer did not end in time.");
+            warn!(session, "The session of a peer did not end in time.");
         }
         self.remote.tell(Command::Close);
         {
             let mut table = self.door.table();
             table.streams.remove(&self.stream);
+            table.outputs.retain(|(of, _), _| *of != session);
             table.peers.remove(&self.resource);
         }
         // Lets the peer say goodbye; it does so in bounded time.
@@ -564,9 +778,8 @@ impl Life {
 struct Viewer {
     door: Arc<Door>,
     client: Client,
-    stream: String,
     resource: String,
-    session: u64,
+    which: Which,
     remote: Remote,
     out: String,
 }
@@ -575,6 +788,7 @@ impl Viewer {
     async fn run(self, mut events: mpsc::Receiver<PeerEvent>, peer: AbortOnDropHandle<()>) {
         let metrics = self.door.hub.metrics.webrtc.clone();
         let mut playing: Option<AbortOnDropHandle<String>> = None;
+        let mut key_due = None;
         let reason = loop {
             let over = async {
                 match &mut playing {
@@ -589,21 +803,22 @@ impl Viewer {
                         // From the next segment on, which begins with the key picture that is asked for.
                         let run = play::run(client, out, Start::Next, remote, metrics.clone());
                         playing = Some(AbortOnDropHandle::new(tokio::spawn(run)));
-                        self.door.key(&self.stream);
+                        key_due = self.door.key(self.which);
                     }
-                    Some(PeerEvent::KeyWanted) => self.door.key(&self.stream),
+                    Some(PeerEvent::KeyWanted) => key_due = self.door.key(self.which),
                     Some(PeerEvent::Estimate(bits)) => {
-                        self.door.limit(&self.stream, &self.resource, Some(bits));
+                        self.door.limit(self.which, &self.resource, Some(bits));
                     }
                     Some(PeerEvent::Ended(reason)) => break reason,
                     None => break "its task ended".into(),
                     Some(_) => {}
                 },
+                () = until(key_due) => key_due = self.door.key(self.which),
                 reason = over => break reason,
             }
         };
-        info!(stream = self.stream, session = self.session, "A viewer is gone: {reason}.");
-        self.door.limit(&self.stream, &self.resource, None);
+        info!(session = self.which.0, "A viewer is gone: {reason}.");
+        self.door.part(self.which, &self.resource);
         self.remote.tell(Command::Close);
         self.door.table().peers.remove(&self.resource);
         let _ = tokio::time::timeout(Duration::from_secs(1), peer).await;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::link::StreamRequest;
+use crate::link::{Coding, StreamRequest};
 
 /// Frames a second that a caller may ask for at most.
 const MOST_FPS: i64 = 60;
@@ -50,6 +50,9 @@ pub(super) fn start(body: &[u8]) -> Result<StreamRequest, String> {
         params: checked.params,
         max_fps: checked.max_fps,
         video_profile: String::new(),
+        own_channels: false,
+        coding: Coding::default(),
+        taps: Vec::new(),
     })
 }
 
