@@ -1,5 +1,7 @@
 //! ComfyUI workflows through real processes and sockets.
 
+mod stream;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::fresh::{Average, skip};
 use super::outbox::{Meta, Next, Picture};
+use super::record::Tap;
 use super::shared::{ENCODE, Shared, Streams};
 use crate::frame::{PixelFormat, Size, Stamps, Timestamp, VideoFrame};
 use crate::media::{AudioHold, Chunk, HoldConfig, MediaError, Output, OutputConfig, SegmentSink, VideoOut};
@@ -358,8 +359,17 @@ pub async fn publish(
     let mut first = Some(first);
     let mut writer: Option<SegmentWriter> = None;
     let mut anew = Anew(true);
+    let mut tap: Option<Tap> = None;
     let gauge = |kind, value| shared.metrics.happened(shared.slot, "output", kind, value);
     while let Some(piece) = pieces.recv().await {
+        match &piece {
+            Piece::Begin => {
+                tap = shared.tap.take().or(tap);
+                tap.iter_mut().for_each(Tap::begin);
+            }
+            Piece::Bytes(bytes, _) => tap.iter_mut().for_each(|tap| tap.bytes(bytes)),
+            Piece::End => {}
+        }
         match piece {
             Piece::Begin => match publisher.begin().await {
                 Ok(opened) => writer = Some(opened),

@@ -13,6 +13,7 @@ use super::data::Data;
 use super::faults::{Fault, Faults};
 use super::fresh::Fresh;
 use super::outbox::Outbox;
+use super::record::Tap;
 use super::refusal::{Refusal, Refusals};
 use crate::frame::{FramePool, PixelFormat, VideoFrame};
 use crate::metering::{Meter, Metrics, Place, Queue};
@@ -154,8 +155,12 @@ pub struct Shared {
     pub faults: Faults,
     /// Whether the next picture is to be a key picture.
     pub key_wanted: AtomicBool,
+    /// Who gets a copy of the output from its next segment on.
+    pub tap: Latest<Tap>,
     /// A new ceiling of the video in kbit/s; 0 for the configured one.
     pub max_kbps: Latest<u64>,
+    /// A new cap of frames a second for the pipeline; 0 for none.
+    pub max_fps: Latest<f64>,
     /// Since when each of decode, model and encode has been inside one call.
     pub busy: [Moment; 3],
     /// The engine's counters.
@@ -244,7 +249,9 @@ impl Shared {
             frames_out: AtomicU64::new(0),
             faults: Faults::default(),
             key_wanted: AtomicBool::new(false),
+            tap: Latest::default(),
             max_kbps: Latest::default(),
+            max_fps: Latest::default(),
             busy: [moment(), moment(), moment()],
             metrics,
             model_us: AtomicU64::new(0),

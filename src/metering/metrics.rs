@@ -77,6 +77,12 @@ pub struct Metrics {
     pub errors: IntCounterVec,
     /// Events that were not sent because the channel was slow.
     pub events_lost: IntCounter,
+    /// Recordings that ended, by how: `stopped`, `stream`, `time`, `size`, `failed`.
+    pub recordings: IntCounterVec,
+    /// Bytes of recordings.
+    pub recording_bytes: IntCounter,
+    /// Segments that are not whole in their recording.
+    pub recording_lost: IntCounter,
     /// Sessions that run.
     pub sessions: IntGauge,
     /// Frames that passed a stage, by the queue that led to it.
@@ -130,6 +136,10 @@ impl Metrics {
         for result in ["applied", "refused"] {
             updates.with_label_values(&[result]);
         }
+        let recordings = counters("weir_recordings_total", "Recordings that ended, by how.", &["end"])?;
+        for end in ["stopped", "stream", "time", "size", "failed"] {
+            recordings.with_label_values(&[end]);
+        }
         let errors = counters("weir_errors_total", "Errors, by stage.", &["stage"])?;
         for stage in ERRORS {
             errors.with_label_values(&[stage]);
@@ -165,6 +175,9 @@ impl Metrics {
             updates,
             errors,
             events_lost: counter("weir_events_lost_total", "Events that could not be sent.")?,
+            recordings,
+            recording_bytes: counter("weir_recording_bytes_total", "Bytes of recordings.")?,
+            recording_lost: counter("weir_recording_lost_segments_total", "Segments not whole in their recording.")?,
             sessions,
             passed: Queue::ALL.map(|queue| passed.with_label_values(&[queue.label()])),
             model_busy,

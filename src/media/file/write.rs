@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
-use super::{AudioTrack, file_error};
+use super::{AudioTrack, create, file_error, is_address, repeats_headers};
 use crate::frame::{Size, Timestamp, VideoFrame};
 use crate::media::encode::{Encode, EncodeConfig};
 use crate::media::ffi::{Encoded, Kind, Writer, WriterAudio, WriterVideo};
@@ -34,6 +34,9 @@ pub struct WriteConfig {
     pub audio: Option<AudioTrack>,
 }
 
+/// Time between two key pictures for those who watch while it is written, in 90 kHz.
+const KEY_EVERY: i64 = 2 * Timestamp::HZ;
+
 /// Encodes frames into a file whose format its name's ending chooses, with audio packets beside them.
 pub struct FileWriter {
     path: String,
@@ -44,10 +47,14 @@ pub struct FileWriter {
     last: Option<Timestamp>,
     period: i64,
     dropped: u64,
+    live: bool,
+    /// When the last key picture was asked for.
+    key: Option<Timestamp>,
 }
 
 impl FileWriter {
-    /// Creates the file, or replaces it.
+    /// Creates the file, or replaces it. An address (`rtmp://…`, `rtsp://…`, `srt://…`) gets a live stream: no picture waits
+    /// for another, and one in two seconds is a key picture.
     ///
     /// # Errors
     /// An unknown ending, a place that cannot be written, a size or codec that the format does not take.
@@ -59,6 +66,7 @@ impl FileWriter {
             Quality::Lossless => ("libx264", "h264", 0),
             Quality::Crf(crf) => ("libx264", "h264", crf.clamp(1, 51)),
         };
+        let live = is_address(&name);
         let encode = Encode::new(
             EncodeConfig {
                 profile: String::new(),
@@ -67,8 +75,9 @@ impl FileWriter {
                 crf,
                 kbps: None,
                 fps: config.fps,
-                live: false,
-                global_header: true,
+                live,
+                // Who comes later reads them beside each key picture.
+                global_header: !repeats_headers(&name),
             },
             config.size,
         )?;
@@ -83,9 +92,19 @@ impl FileWriter {
             extradata: head,
         });
         let video = WriterVideo { codec, size: config.size, fps: config.fps, extradata: encode.extradata() };
-        let writer = Writer::create(path, Some(&video), audio.as_ref(), &[]).map_err(|e| file_error(&name, e))?;
+        let writer = create(&name, Some(&video), audio.as_ref()).map_err(|e| file_error(&name, e))?;
         let period = (Timestamp::HZ as f64 / config.fps.max(0.001)).round() as i64;
-        Ok(Self { path: name, encode, writer, pending: VecDeque::new(), last: None, period, dropped: 0 })
+        Ok(Self {
+            path: name,
+            encode,
+            writer,
+            pending: VecDeque::new(),
+            last: None,
+            period,
+            dropped: 0,
+            live,
+            key: None,
+        })
     }
 
     /// Adds a frame. One that is not later than the last is dropped and counted.
@@ -100,8 +119,12 @@ impl FileWriter {
         self.last = Some(frame.pts);
         let time = self.encode.time(frame.pts);
         self.pending.push_back((time, frame.pts.0));
+        let key = self.live && self.key.is_none_or(|last| frame.pts.since(last) >= KEY_EVERY);
+        if key {
+            self.key = Some(frame.pts);
+        }
         let (mut written, pending, writer, period) = (Ok(()), &mut self.pending, &mut self.writer, self.period);
-        self.encode.push(frame, time, false, &mut |packet| {
+        self.encode.push(frame, time, key, &mut |packet| {
             if written.is_ok() {
                 written = write(writer, pending, period, &packet);
             }

@@ -7,7 +7,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{image, local, metering, read, runner, start, stream, workflow};
+use super::{choice, image, local, metering, read, recordings, runner, start, stream, workflow};
 use crate::supervisor::hub::Hub;
 
 #[derive(OpenApi)]
@@ -43,6 +43,14 @@ use crate::supervisor::hub::Hub;
         runner::status,
         workflow::check,
         workflow::plan,
+        recordings::list,
+        recordings::start,
+        recordings::stop,
+        recordings::get,
+        recordings::delete,
+        choice::list,
+        choice::switch,
+        choice::workflow,
     ),
     modifiers(&Bearer)
 )]

@@ -320,18 +320,17 @@ pub(super) fn view(hub: &Hub, session: u64) -> Option<View> {
 pub(super) async fn put(hub: &Hub, view: &View, mut checked: params::Checked) -> Result<(), Fault> {
     let failed =
         |reason: String| Fault::Is(StatusCode::INTERNAL_SERVER_ERROR, format!("Parameter update failed: {reason}"));
-    if checked.max_fps.is_some() && checked.max_fps != view.max_fps {
-        return Err(failed("max_framerate cannot be changed while the stream runs".into()));
-    }
-    // The size belongs to the stream: an update that does not name it does not mean the default.
-    if !checked.params.contains_key("width") {
+    // The size belongs to the stream: an update that does not name it does not mean the default. A cap alone leaves the
+    // parameters alone.
+    let cap_alone = checked.params.is_empty() && checked.max_fps.is_some();
+    if !checked.params.contains_key("width") && !cap_alone {
         for side in ["width", "height"] {
             if let Some(value) = view.params.get(side) {
                 checked.params.insert(side.into(), value.clone());
             }
         }
     }
-    match hub.update(Some(view.session), checked.params).await {
+    match hub.update_capped(Some(view.session), checked.params, checked.max_fps).await {
         Ok(()) => Ok(()),
         Err(HubError::Engine(Outcome::NotFound)) => Err(bad("No active stream to update")),
         Err(error) => Err(failed(ApiError::Hub(error).message())),
@@ -384,6 +383,7 @@ fn shown(view: &View) -> Value {
         "width": side("width"),
         "height": side("height"),
         "frame_count": frames,
+        "max_framerate": view.max_fps,
         "status": view.status,
     })
 }
