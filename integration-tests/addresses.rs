@@ -122,6 +122,18 @@ fn what_no_stream_can_be_written_to_is_refused_by_name() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains(word), "{said}");
     }
+    // RTMP has no room for Opus.
+    let folder = tempfile::tempdir().unwrap();
+    let sent = folder.path().join("in.mkv");
+    let made = Command::new("ffmpeg")
+        .args(["-v", "error", "-f", "lavfi", "-i", "testsrc2=size=384x384:rate=25", "-f", "lavfi", "-i", "sine"])
+        .args(["-t", "1", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "libopus"])
+        .arg(&sent)
+        .status();
+    assert!(made.unwrap().success());
+    let output = weir(&["--input", sent.to_str().unwrap(), "--output", "rtmp://127.0.0.1:1/live/x"]);
+    let said = String::from_utf8_lossy(&output.wait_with_output().unwrap().stderr).into_owned();
+    assert!(said.contains("takes AAC"), "{said}");
     // A stream comes once.
     let output = weir(&["--input", "rtmp://127.0.0.1:1/x", "--repeat", "2", "--output", "x.mp4"]);
     let said = String::from_utf8_lossy(&output.wait_with_output().unwrap().stderr).into_owned();

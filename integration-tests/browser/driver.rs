@@ -62,7 +62,8 @@ impl Demo {
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let child = Ours(child);
-        let url = lines.find_map(|line| Some(line.ok()?.strip_prefix("Open ")?.trim().to_owned())).expect("its page");
+        let page = |line: String| Some(line.strip_prefix("Open ")?.split_whitespace().next()?.to_owned());
+        let url = lines.find_map(|line| page(line.ok()?)).expect("its page");
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         Self { _child: child, url }
     }

@@ -223,7 +223,12 @@ async fn an_offer_comes_back_transformed_and_the_page_turns_it() {
 /// In a page: clicks, sets, and colours.
 const HANDS: &str = r##"
 const $ = (id) => document.getElementById(id);
-const set = (id, value) => { $(id).value = value; for (const kind of ["input", "change"]) $(id).dispatchEvent(new Event(kind, { bubbles: true })); };
+// As a hand does it: moved, and a moment later let go of.
+const set = (id, value) => {
+  $(id).value = value;
+  $(id).dispatchEvent(new Event("input", { bubbles: true }));
+  setTimeout(() => $(id)?.dispatchEvent(new Event("change", { bubbles: true })), 150);
+};
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 // The mean colour of a picture.
 const mean = (shown) => {
@@ -303,6 +308,9 @@ async fn the_page_loads_another_pipeline_turns_a_workflow_and_records() {
     browser.run(spy).await;
     browser.run(&format!("{HANDS} set('param-2.value', 0.75)")).await;
     browser.until("the slider", &grey("result", 191)).await;
+    // It stays when the slider is let go of.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    browser.until("the slider, let go of", &grey("result", 191)).await;
     browser.until("the answer", "return document.getElementById('answer').textContent === 'In force.'").await;
     let sent = browser.run("return window.sent.map((each) => each.params)").await;
     let sent = sent.as_array().unwrap();
@@ -320,13 +328,15 @@ async fn the_page_loads_another_pipeline_turns_a_workflow_and_records() {
     let whole = "return document.getElementById('record-note').textContent === 'The recording is whole.'";
     browser.until("the end of the recording", whole).await;
     let download = r##"
-        let caught = null;
+        let caught = null, made = null;
+        const create = URL.createObjectURL;
+        URL.createObjectURL = (blob) => { made = blob; return create.call(URL, blob); };
         const click = HTMLAnchorElement.prototype.click;
         HTMLAnchorElement.prototype.click = function () { caught = this; };
         [...document.querySelectorAll("#record-list button")].find((each) => each.textContent === "Download").click();
         for (let tries = 0; !caught && tries < 100; tries++) await new Promise((done) => setTimeout(done, 50));
-        HTMLAnchorElement.prototype.click = click;
-        const bytes = new Uint8Array(await (await fetch(caught.href)).arrayBuffer());
+        [HTMLAnchorElement.prototype.click, URL.createObjectURL] = [click, create];
+        const bytes = new Uint8Array(await made.arrayBuffer());
         let text = "";
         for (const byte of bytes) text += String.fromCharCode(byte);
         return [caught.download, btoa(text)];
@@ -395,6 +405,8 @@ async fn the_demo_shows_a_control_for_each_widget_of_a_workflow() {
     browser.run(spy).await;
     browser.run(&format!("{HANDS} set('param-2.value', 0.75)")).await;
     browser.until("the slider", &grey(&shown, 191)).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    browser.until("the slider, let go of", &grey(&shown, 191)).await;
     let posted = browser.run("return window.posted").await;
     assert!(posted[0][0] == "params" && posted[0][1].as_str().unwrap().contains("\"2.value\":0.75"), "{posted}");
     // A drop-down: multiplied by the plane the camera is not a plane any more.

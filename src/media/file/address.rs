@@ -2,8 +2,18 @@
 //!
 //! `?listen=1` behind an RTMP, RTSP or SRT address turns the roles round: who sends, or who wants to see, comes to us.
 
+use std::time::Duration;
+
 /// Microseconds without a byte after which a connection is given up.
 const SILENCE: &str = "10000000";
+
+/// Time that SRT keeps what it received before it hands it on, unless the address says so otherwise (`latency`, in
+/// microseconds). A receiver throws away what it still keeps when its sender closes.
+const SRT_LATENCY: Duration = Duration::from_millis(120);
+/// What the way itself may add.
+const SRT_WAY: Duration = Duration::from_millis(150);
+/// Longest wait before a sender closes.
+const MOST_REST: Duration = Duration::from_secs(10);
 
 /// An address as FFmpeg opens it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +26,8 @@ pub(super) struct Address {
     pub reading: Vec<(&'static str, &'static str)>,
     /// Options of FFmpeg for writing to it.
     pub writing: Vec<(&'static str, &'static str)>,
+    /// Time between the last byte and the end that its receiver needs to get that byte.
+    pub rest: Duration,
 }
 
 /// The scheme of a name that is an address.
@@ -33,6 +45,7 @@ pub(super) fn address(name: &str) -> Option<Address> {
     // A short look is enough to know a live stream.
     let mut reading = vec![("rw_timeout", SILENCE), ("analyzeduration", "2500000")];
     let mut writing = vec![("rw_timeout", SILENCE)];
+    let mut rest = Duration::ZERO;
     let muxer = match scheme.as_str() {
         "rtmp" | "rtmps" => {
             if listens {
@@ -54,6 +67,7 @@ pub(super) fn address(name: &str) -> Option<Address> {
         "srt" => {
             // What was written last still leaves when the socket is closed.
             writing.push(("linger", "5"));
+            rest = (latency(name).unwrap_or(SRT_LATENCY) + SRT_WAY).min(MOST_REST);
             if listens {
                 url.push_str(if url.contains('?') { "&mode=listener" } else { "?mode=listener" });
             }
@@ -62,7 +76,14 @@ pub(super) fn address(name: &str) -> Option<Address> {
         "udp" | "tcp" => Some("mpegts"),
         _ => None,
     };
-    Some(Address { url, muxer, reading, writing })
+    Some(Address { url, muxer, reading, writing, rest })
+}
+
+/// What an SRT address says of its latency.
+fn latency(name: &str) -> Option<Duration> {
+    let (_, query) = name.split_once('?')?;
+    let micros = query.split('&').find_map(|part| part.strip_prefix("latency="))?;
+    micros.parse().ok().map(Duration::from_micros)
 }
 
 /// Takes `listen=1` out of a query.
@@ -85,6 +106,15 @@ mod tests {
         for name in ["in.mp4", "/dev/video0", "c:/x.mp4", "://x", "-"] {
             assert_eq!(address(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn srt_rests_before_it_closes() {
+        let rest = |name: &str| address(name).expect("an address").rest;
+        assert_eq!(rest("srt://h:1"), SRT_LATENCY + SRT_WAY);
+        assert_eq!(rest("srt://h:1?mode=listener&latency=500000"), Duration::from_millis(650));
+        assert_eq!(rest("srt://h:1?latency=99999999999"), MOST_REST);
+        assert_eq!(rest("rtmp://h/a?latency=500000"), Duration::ZERO);
     }
 
     #[test]

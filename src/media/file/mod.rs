@@ -27,6 +27,16 @@ fn repeats_headers(name: &str) -> bool {
     address::address(name).is_some_and(|address| address.muxer == Some("mpegts"))
 }
 
+/// Whether Opus can be written to `name`, where that is known before it is tried.
+fn takes_opus(name: &str) -> bool {
+    address::address(name).is_none_or(|address| address.muxer != Some("flv"))
+}
+
+/// Time between the last byte that is written to `name` and the end that its receiver needs to get that byte.
+fn rest(name: &str) -> std::time::Duration {
+    address::address(name).map(|address| address.rest).unwrap_or_default()
+}
+
 /// Opens a file or an address for writing.
 fn create(name: &str, video: Option<&WriterVideo<'_>>, audio: Option<&WriterAudio<'_>>) -> Result<Writer, AvError> {
     match address::address(name) {

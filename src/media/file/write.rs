@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
-use super::{AudioTrack, create, file_error, is_address, repeats_headers};
+use super::{AudioTrack, create, file_error, is_address, repeats_headers, rest, takes_opus, without_credentials};
 use crate::frame::{Size, Timestamp, VideoFrame};
 use crate::media::encode::{Encode, EncodeConfig};
 use crate::media::ffi::{Encoded, Kind, Writer, WriterAudio, WriterVideo};
@@ -60,6 +60,11 @@ impl FileWriter {
     /// An unknown ending, a place that cannot be written, a size or codec that the format does not take.
     pub fn create(path: &Path, config: &WriteConfig) -> Result<Self, MediaError> {
         let name = path.to_string_lossy().into_owned();
+        let opus = config.audio.as_ref().is_some_and(|audio| audio.codec == PacketCodec::Opus);
+        if opus && !takes_opus(&name) {
+            let reason = "RTMP takes AAC beside H.264, and the sound is Opus; media.audio = none leaves it out".into();
+            return Err(MediaError::File { path: without_credentials(&name), reason });
+        }
         let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
         let (encoder, codec, crf) = match config.quality {
             Quality::Lossless if ["mkv", "avi", "nut"].contains(&&*ending) => ("ffv1", "ffv1", 0),
@@ -158,7 +163,9 @@ impl FileWriter {
                 written = write(writer, pending, period, &packet);
             }
         })?;
-        written.and_then(|()| self.writer.finish()).map_err(|e| file_error(&self.path, e))
+        written.and_then(|()| self.writer.finish()).map_err(|e| file_error(&self.path, e))?;
+        std::thread::sleep(rest(&self.path));
+        Ok(())
     }
 }
 

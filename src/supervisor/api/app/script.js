@@ -128,13 +128,13 @@ function control(name, schema, value, changed) {
     const box = element("input", { type: "checkbox", ...common });
     box.checked = Boolean(value);
     readers.set(name, () => box.checked);
-    return element("label", { class: "field check" }, box, heading(), ...about);
+    return element("label", { class: "field check", for: id }, box, heading(), ...about);
   }
   if (choices) {
     const list = element("select", common, ...choices.map((each) => element("option", {}, String(each))));
     list.selectedIndex = Math.max(0, choices.indexOf(value));
     readers.set(name, () => choices[list.selectedIndex]);
-    return element("label", { class: "field" }, heading(), list, ...about);
+    return element("label", { class: "field", for: id }, heading(), list, ...about);
   }
   const numeric = fits("number") ?? fits("integer");
   if (numeric && (typeof value === "number" || kinds.length === 1)) {
@@ -148,7 +148,7 @@ function control(name, schema, value, changed) {
     readers.set(name, () => box.valueAsNumber);
     const shown = element("output", { for: id }, String(value));
     box.addEventListener("input", () => { shown.value = box.value; });
-    return element("label", { class: "field" }, heading(...(short ? [shown] : [])), box, ...about);
+    return element("label", { class: "field", for: id }, heading(...(short ? [shown] : [])), box, ...about);
   }
   if (/prompt/.test(name) && fits("string") && fits("array")) {
     return element("div", { role: "group", "aria-label": title, class: "field" }, heading(), weighted(name, value, changed), ...about);
@@ -158,12 +158,12 @@ function control(name, schema, value, changed) {
     const box = element(long ? "textarea" : "input", { ...(long ? { rows: "3" } : { type: "text" }), ...common });
     box.value = value ?? "";
     readers.set(name, () => box.value);
-    return element("label", { class: "field" }, heading(), box, ...about);
+    return element("label", { class: "field", for: id }, heading(), box, ...about);
   }
   const box = element("textarea", { rows: "2", spellcheck: "false", ...common });
   box.value = JSON.stringify(value ?? null);
   readers.set(name, () => JSON.parse(box.value));
-  return element("label", { class: "field" }, heading(), box, ...about);
+  return element("label", { class: "field", for: id }, heading(), box, ...about);
 }
 
 // What the controls do not show is kept as it was. What a workflow's controls say stands beside it by node, where it is not
@@ -297,27 +297,30 @@ function send() {
     lines();
   }
   if (live?.control.readyState !== "open") return;
+  const text = JSON.stringify(set);
+  // A slider that is let go of says once more what it said last.
+  if (text === told.text) return;
   requests += 1;
   live.control.send(JSON.stringify({ type: "update_params", params: partial(set), request_id: requests }));
 }
 
 // While the workflow stays what it is, what moved is sent by node, and the workflow is not.
-let told = { workflow: null, moved: new Map() };
+let told = { text: "", workflow: null, moved: new Map() };
 
 function partial(set) {
   const workflow = JSON.stringify(set.prompt ?? set.prompts ?? null);
   const now = new Map([...widgets].map(([name, { node, input }]) => [name, [node, input, readers.get(name)()]]));
   const same = pipeline.nodes && told.workflow === workflow;
   const before = told.moved;
-  told = { workflow, moved: now };
-  if (!same) return set;
+  told = { text: JSON.stringify(set), workflow, moved: now };
+  const moved = [...now].filter(([name, [, , value]]) => before.get(name)?.[2] !== value);
+  // Without a node the workflow itself has to be named, or the default is meant.
+  if (!same || !moved.length) return set;
   const few = { ...set };
   delete few.prompt;
   delete few.prompts;
   for (const { node } of widgets.values()) delete few[node];
-  for (const [name, [node, input, value]] of now) {
-    if (before.get(name)?.[2] !== value) few[node] = { ...few[node], [input]: value };
-  }
+  for (const [, [node, input, value]] of moved) few[node] = { ...few[node], [input]: value };
   return few;
 }
 
@@ -325,6 +328,8 @@ function answered(message) {
   if (message.request_id !== requests) return;
   for (const each of document.querySelectorAll("#params [aria-invalid]")) each.removeAttribute("aria-invalid");
   if (message.success) return say("answer", "In force.", "good");
+  // What is in force is not what was told: the next is sent whole.
+  told = { text: "", workflow: null, moved: new Map() };
   say("answer", message.error, "bad");
   const field = $(`param-${message.error.split(":")[0]}`);
   field?.setAttribute("aria-invalid", "true");
@@ -429,7 +434,7 @@ async function start() {
   await gathered(pc);
   say("message", "Asking the runner…");
   const first = values();
-  told = { workflow: null, moved: new Map() };
+  told = { text: "", workflow: null, moved: new Map() };
   partial(first);
   const response = await call("offer", {
     method: "POST", headers: { "Content-Type": "application/json" },
