@@ -97,7 +97,7 @@ pub(super) fn router(hub: Arc<Hub>, door: Option<Arc<Door>>) -> Router {
         Some(door) => api.merge(webrtc::routes(door)),
         None => api,
     };
-    let api = api.merge(openapi::pages(&hub.config.version));
+    let api = api.merge(openapi::pages(&hub.config.version, &hub.config.stream_prefix));
     // The last word on anything that no route takes.
     let api = api.fallback(nothing).method_not_allowed_fallback(other_method);
     api.layer(middleware::from_fn_with_state(hub.clone(), count)).with_state(hub)
