@@ -174,7 +174,7 @@ async fn a_killed_engine_is_replaced_and_the_stream_goes_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_measurement_has_every_figure() {
     let _turn = TURN.lock().await;
-    let bench = weir::cli::bench::bench(&options("noop", 3.0)).await.unwrap();
+    let bench = weir::cli::bench::bench(&options("noop", 3.0), false).await.unwrap();
     assert!(bench.clean && bench.errors.is_empty(), "{}", bench.table());
     assert!(bench.frames.sent >= 60 && bench.frames.missing == 0, "{}", bench.table());
     let latency = &bench.latency_ms;
@@ -187,6 +187,24 @@ async fn a_measurement_has_every_figure() {
     let stages: Vec<_> = bench.stages_ms.iter().map(|(stage, _)| stage.as_str()).collect();
     assert_eq!(stages, ["decode", "queue", "model", "encode", "publish", "total"]);
     // The runner counts what the reader saw, to the frame.
+    assert_eq!(bench.stages_ms[5].1.count, bench.frames.received, "{}", bench.table());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_streams_through_two_doors_are_measured_side_by_side() {
+    let _turn = TURN.lock().await;
+    let bench = weir::cli::bench::bench(&options("noop", 3.0), true).await.unwrap();
+    assert!(bench.clean && bench.errors.is_empty(), "{}", bench.table());
+    let second = bench.beside.as_ref().expect("a second stream");
+    for (frames, latency) in [(&bench.frames, &bench.latency_ms), (&second.frames, &second.latency_ms)] {
+        // Two streams and their rigs share this machine with other tests: a few frames may be dropped for it, and counted.
+        assert!(frames.sent >= 60 && frames.missing * 10 <= frames.sent, "{}", bench.table());
+        assert_eq!((frames.unmatched, frames.backwards), (0, 0), "{}", bench.table());
+        assert_eq!(frames.received + frames.missing, frames.sent, "{}", bench.table());
+        assert!(latency.end_to_end.count >= 60 && latency.added.p50 > 0.0, "{}", bench.table());
+    }
+    assert!(bench.table().contains("beside it"), "{}", bench.table());
+    // The stages are those of the first stream.
     assert_eq!(bench.stages_ms[5].1.count, bench.frames.received, "{}", bench.table());
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod addresses;
 mod dashboards;
 mod demo;
 mod deploy;
@@ -16,6 +17,7 @@ mod metering;
 mod model;
 mod process;
 mod pytrickle;
+mod recordings;
 mod regression;
 mod several;
 mod streamdiffusion;

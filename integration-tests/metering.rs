@@ -222,7 +222,9 @@ fn killed_processes_cost_the_running_interval_and_nothing_more() {
                 let pid = rig.runner().pid();
                 let whole: Vec<i32> = procs::tree(pid).unwrap().iter().map(|process| process.pid).collect();
                 // What the supervisor knows this moment. A line on its way to the disk may be lost besides what runs.
-                let told = rig.runner().account().await.interval["number"].as_u64().map_or(0, |number| number + 1);
+                let told = rig.runner().account(rig.channels().manifest_id()).await.interval["number"]
+                    .as_u64()
+                    .map_or(0, |number| number + 1);
                 // The supervisor alone, whose engine has to end by itself, or everything at once as a machine that stops.
                 let victims = if round % 4 == 1 { vec![pid as i32] } else { whole };
                 let killed_ms = unix_ms();

@@ -29,8 +29,13 @@ pub struct Runner {
 impl Runner {
     /// Starts a runner of `pipeline` and waits for its port.
     pub fn start(pipeline: &str) -> Self {
+        Self::with(pipeline, &[])
+    }
+
+    /// As [`Self::start`], with flags of `weir serve`.
+    pub fn with(pipeline: &str, flags: &[String]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-        command.args(["serve", "--host=127.0.0.1", "--port=0", &format!("--model-id={pipeline}")]);
+        command.args(["serve", "--host=127.0.0.1", "--port=0", &format!("--model-id={pipeline}")]).args(flags);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let child = Ours(child);
@@ -39,6 +44,28 @@ impl Runner {
         // The rest of the log is read away, so that the runner never waits for it.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         Self { _child: child, port: port.expect("a port") }
+    }
+}
+
+/// A running `weir demo`.
+pub struct Demo {
+    _child: Ours,
+    /// Its page.
+    pub url: String,
+}
+
+impl Demo {
+    /// Starts a demo with these flags and waits for its page.
+    pub fn start(flags: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+        command.args(["demo", "--port=0"]).args(flags).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let child = Ours(child);
+        let page = |line: String| Some(line.strip_prefix("Open ")?.split_whitespace().next()?.to_owned());
+        let url = lines.find_map(|line| page(line.ok()?)).expect("its page");
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        Self { _child: child, url }
     }
 }
 
@@ -111,6 +138,11 @@ impl Browser {
             assert!(began.elapsed() < LONG, "{what}: not in time");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// Sets the size of the window in CSS pixels.
+    pub async fn resize(&self, width: u32, height: u32) {
+        self.order("window/rect", json!({"width": width, "height": height})).await;
     }
 
     /// A picture of the window as PNG in base64.

@@ -6,7 +6,13 @@
 
 mod driver;
 
-use driver::{Browser, Runner};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use driver::{Browser, Demo, Runner};
+use weir::frame::{PixelFormat, Size};
+use weir::media::{FileReader, MediaItem};
 
 /// In the page: a source whose left half is red and whose right half is green, above a row of bars that spell the time; and
 /// eyes that read both from a video.
@@ -211,5 +217,209 @@ async fn an_offer_comes_back_transformed_and_the_page_turns_it() {
     browser.until("the view", playing).await;
     browser.run("document.getElementById('stop').click()").await;
     browser.until("a free runner", health).await;
+    browser.close().await;
+}
+
+/// In a page: clicks, sets, and colours.
+const HANDS: &str = r##"
+const $ = (id) => document.getElementById(id);
+// As a hand does it: moved, and a moment later let go of.
+const set = (id, value) => {
+  $(id).value = value;
+  $(id).dispatchEvent(new Event("input", { bubbles: true }));
+  setTimeout(() => $(id)?.dispatchEvent(new Event("change", { bubbles: true })), 150);
+};
+const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+// The mean colour of a picture.
+const mean = (shown) => {
+  const width = shown?.videoWidth ?? shown?.naturalWidth;
+  if (!width) return null;
+  const height = shown.videoHeight ?? shown.naturalHeight;
+  const small = document.createElement("canvas");
+  [small.width, small.height] = [8, 8];
+  const pen = small.getContext("2d"), side = Math.min(width, height);
+  pen.drawImage(shown, (width - side) / 2, (height - side) / 2, side, side, 0, 0, 8, 8);
+  const data = pen.getImageData(0, 0, 8, 8).data, sum = [0, 0, 0];
+  for (let at = 0; at < data.length; at += 4) for (const c of [0, 1, 2]) sum[c] += data[at + c] / 64;
+  return sum;
+};
+"##;
+
+/// The camera behind a plane of one grey: `value` is what is seen where `blend_factor` is 1.
+const PLANE: &str = r#"{
+    "1": {"class_type": "LoadImage", "inputs": {"image": "camera.png"}},
+    "2": {"class_type": "SolidMask", "inputs": {"value": 0.25, "width": 512, "height": 512}},
+    "3": {"class_type": "MaskToImage", "inputs": {"mask": ["2", 0]}},
+    "4": {"class_type": "ImageBlend", "_meta": {"title": "Mix"},
+          "inputs": {"image1": ["1", 0], "image2": ["3", 0], "blend_factor": 1.0, "blend_mode": "normal"}},
+    "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}}
+}"#;
+
+/// Script that is true once the picture `id` is one grey, within the noise of a codec.
+fn grey(id: &str, value: u32) -> String {
+    format!("{HANDS} const seen = mean($('{id}')); return !!seen && seen.every((each) => Math.abs(each - {value}) < 8)")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Chromium and its driver: scripts/browser"]
+async fn the_page_loads_another_pipeline_turns_a_workflow_and_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let (workflows, kept) = (folder.path().join("workflows"), folder.path().join("recordings"));
+    std::fs::create_dir(&workflows).unwrap();
+    std::fs::write(workflows.join("plane.json"), PLANE).unwrap();
+    std::fs::write(workflows.join("broken.json"), r#"{"1": {"class_type": "NoSuchNode", "inputs": {}}}"#).unwrap();
+    let flags = [
+        "--switch=true".to_owned(),
+        format!("--workflows={}", workflows.display()),
+        format!("--record-path={}", kept.display()),
+        "--media-segment-seconds=1".to_owned(),
+    ];
+    let runner = Runner::with("noop", &flags);
+    let browser = Browser::start().await;
+    let page = format!("http://localhost:{}/app", runner.port);
+    browser.open(&page).await;
+
+    // Another pipeline, by keyboard-reachable controls: the page's own controls become those of that one.
+    browser.until("the choice", &format!("{HANDS} return !$('switch').hidden && $('pipeline').value === 'noop'")).await;
+    browser.run(&format!("{HANDS} set('pipeline', 'comfyui'); $('load').click()")).await;
+    let loaded = "return document.title === 'Weir: comfyui' && document.getElementById('progress').hidden";
+    browser.until("the pipeline", loaded).await;
+
+    // A workflow of the runner's folder; the one that cannot run cannot be chosen.
+    let offered = format!(
+        "{HANDS} const all = Object.fromEntries([...$('shelf').options].map((each) => [each.value, each.disabled]));\
+         return all.plane === false && all.broken === true"
+    );
+    browser.until("the workflows", &offered).await;
+    browser.run(&format!("{HANDS} set('shelf', 'plane')")).await;
+    browser.until("the sliders", "return !!document.getElementById('param-2.value')").await;
+    let range = browser
+        .run("const box = document.getElementById('param-4.blend_factor'); return [box.type, box.min, box.max]")
+        .await;
+    assert_eq!(range, serde_json::json!(["range", "0", "1"]));
+    let modes = "return document.getElementById('param-4.blend_mode').tagName";
+    assert_eq!(browser.run(modes).await, "SELECT");
+    browser.run("document.getElementById('start').click()").await;
+    browser.until("the plane", &grey("result", 64)).await;
+
+    // A slider of a widget, on the next frames, sent as what it is and nothing else.
+    let spy = "const send = RTCDataChannel.prototype.send; window.sent = [];\
+               RTCDataChannel.prototype.send = function (text) { window.sent.push(JSON.parse(text)); return send.call(this, text); }";
+    browser.run(spy).await;
+    browser.run(&format!("{HANDS} set('param-2.value', 0.75)")).await;
+    browser.until("the slider", &grey("result", 191)).await;
+    // It stays when the slider is let go of.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    browser.until("the slider, let go of", &grey("result", 191)).await;
+    browser.until("the answer", "return document.getElementById('answer').textContent === 'In force.'").await;
+    let sent = browser.run("return window.sent.map((each) => each.params)").await;
+    let sent = sent.as_array().unwrap();
+    assert!(sent.iter().any(|params| params["2"] == serde_json::json!({"value": 0.75})), "{sent:?}");
+    assert!(sent.iter().all(|params| params.get("prompt").is_none()), "{sent:?}");
+
+    // What the runner is to keep: begun, listed, ended, downloaded through the page's own calls, played.
+    browser.run("document.getElementById('record').click()").await;
+    let pressed = "return document.getElementById('record').getAttribute('aria-pressed') === 'true'";
+    browser.until("the recording", pressed).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    // No other pipeline while a stream runs.
+    assert_eq!(browser.run("return document.getElementById('load').disabled").await, true);
+    browser.run("document.getElementById('record').click()").await;
+    let whole = "return document.getElementById('record-note').textContent === 'The recording is whole.'";
+    browser.until("the end of the recording", whole).await;
+    let download = r##"
+        let caught = null, made = null;
+        const create = URL.createObjectURL;
+        URL.createObjectURL = (blob) => { made = blob; return create.call(URL, blob); };
+        const click = HTMLAnchorElement.prototype.click;
+        HTMLAnchorElement.prototype.click = function () { caught = this; };
+        [...document.querySelectorAll("#record-list button")].find((each) => each.textContent === "Download").click();
+        for (let tries = 0; !caught && tries < 100; tries++) await new Promise((done) => setTimeout(done, 50));
+        [HTMLAnchorElement.prototype.click, URL.createObjectURL] = [click, create];
+        const bytes = new Uint8Array(await made.arrayBuffer());
+        let text = "";
+        for (const byte of bytes) text += String.fromCharCode(byte);
+        return [caught.download, btoa(text)];
+    "##;
+    let file = browser.run(download).await;
+    assert!(file[0].as_str().unwrap().ends_with(".ts"), "{}", file[0]);
+    let path = folder.path().join("downloaded.ts");
+    std::fs::write(&path, STANDARD.decode(file[1].as_str().unwrap()).unwrap()).unwrap();
+    let reader = FileReader::open(path.to_str().unwrap(), None, PixelFormat::Rgb24).unwrap();
+    assert_eq!(reader.info().size, Some(Size::new(512, 512)));
+    let mut pictures = 0;
+    for item in reader {
+        if let MediaItem::Video(frame) = item.unwrap() {
+            pictures += 1;
+            let middle = frame.data[frame.data.len() / 2];
+            assert!((i32::from(middle) - 191).abs() < 10, "picture {pictures} is of {middle}");
+        }
+    }
+    println!("/app: a recording of {pictures} pictures");
+    assert!(pictures > 20, "{pictures}");
+    browser.run(&format!("{HANDS} [...document.querySelectorAll('#record-list button')].find((each) => each.textContent === 'Delete').click()")).await;
+    browser.until("an empty list", "return document.querySelectorAll('#record-list li').length === 0").await;
+
+    // A preset brings the widgets back; everything that can be used has a name, and a phone needs no sideways scroll.
+    browser
+        .run(&format!("{HANDS} window.prompt = () => 'bright'; $('preset-save').click(); set('param-2.value', 0.5)"))
+        .await;
+    browser.until("the slider", &grey("result", 128)).await;
+    browser.run(&format!("{HANDS} set('preset', 'bright')")).await;
+    browser.until("the preset", &grey("result", 191)).await;
+    let nameless = "return [...document.querySelectorAll('button, input, select, textarea, video, progress')].filter((each) =>\
+                    each.checkVisibility() && !each.labels?.length && !each.textContent.trim() && !each.ariaLabel).map((each) => each.id)";
+    assert_eq!(browser.run(nameless).await, serde_json::json!([]));
+    browser.resize(390, 840).await;
+    let wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
+    assert_eq!(browser.run(wide).await, 0);
+    browser.resize(1280, 900).await;
+    browser.run("document.getElementById('stop').click()").await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Chromium and its driver: scripts/browser"]
+async fn the_demo_shows_a_control_for_each_widget_of_a_workflow() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plane.json");
+    std::fs::write(&path, PLANE).unwrap();
+    let demo = Demo::start(&["--workflow", path.to_str().unwrap()]);
+    let browser = Browser::start().await;
+    browser.open(&demo.url).await;
+    browser.until("the controls", "return !!document.getElementById('param-2.value')").await;
+    let kinds = browser
+        .run(
+            "return ['2.value', '4.blend_factor', '4.blend_mode'].map((name) => {\
+             const box = document.getElementById('param-' + name); return [box.type, box.min ?? null, box.max ?? null]; })",
+        )
+        .await;
+    let wanted = serde_json::json!([["range", "0", "1"], ["range", "0", "1"], ["select-one", null, null]]);
+    assert_eq!(kinds, wanted);
+    let output = browser.run("return [...document.querySelectorAll('.pictures img')].map((each) => each.id)").await;
+    println!("the demo's pictures: {output}");
+    let shown = output.as_array().unwrap().last().unwrap().as_str().unwrap().to_owned();
+    // JPEG on the page, so with the noise of two codecs.
+    let plane = |low: u32, high: u32| {
+        format!(
+            "{HANDS} const seen = mean($('{shown}')); return !!seen && seen.every((each) => each > {low} && each < {high})"
+        )
+    };
+    let (dim, bright) = (plane(54, 80), plane(170, 202));
+    browser.until("the plane", &dim).await;
+    let spy = "const own = window.fetch; window.posted = [];\
+               window.fetch = (path, options) => { if (options?.body) window.posted.push([String(path), options.body]); return own(path, options); }";
+    browser.run(spy).await;
+    browser.run(&format!("{HANDS} set('param-2.value', 0.75)")).await;
+    browser.until("the slider", &bright).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    browser.until("the slider, let go of", &bright).await;
+    let posted = browser.run("return window.posted").await;
+    assert!(posted[0][0] == "params" && posted[0][1].as_str().unwrap().contains("\"2.value\":0.75"), "{posted}");
+    // A drop-down: multiplied by the plane the camera is not a plane any more.
+    browser.run(&format!("{HANDS} set('param-4.blend_mode', 'multiply')")).await;
+    browser.until("the answer", "return document.getElementById('answer').textContent === 'In force.'").await;
+    let moved = format!("{HANDS} const seen = mean($('{shown}')); return !!seen && seen.some((each) => each < 160)");
+    browser.until("the other way to mix", &moved).await;
     browser.close().await;
 }

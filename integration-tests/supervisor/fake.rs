@@ -158,7 +158,7 @@ impl Fake {
                                 out.insert(0, FromEngine::Reply { id, outcome });
                             }
                         }
-                        ToEngine::Update { id, session, params } => {
+                        ToEngine::Update { id, session, params, .. } => {
                             let outcome = match params.get("width").and_then(|width| width.as_u64()) {
                                 Some(width) if width % 64 != 0 => Outcome::BadParams {
                                     field: "width".into(),

@@ -40,7 +40,7 @@ async fn call(to: SocketAddr, method: &str, path: &str, headers: &str) -> Answer
 }
 
 const FREE: [&str; 5] = ["/health", "/version", "/app-version", "/hardware/info", "/hardware/stats"];
-const SHUT: [(&str, &str); 10] = [
+const SHUT: [(&str, &str); 15] = [
     ("POST", "/live-video-to-video"),
     ("POST", "/api/live-video-to-video"),
     ("POST", "/api/params"),
@@ -49,6 +49,11 @@ const SHUT: [(&str, &str); 10] = [
     ("GET", "/streams"),
     ("GET", "/metrics"),
     ("GET", "/metering/streams"),
+    ("GET", "/recordings"),
+    ("POST", "/recordings"),
+    ("GET", "/recordings/1-1"),
+    ("GET", "/api/pipelines"),
+    ("POST", "/api/pipeline"),
     ("GET", "/openapi.json"),
     ("GET", "/docs/"),
 ];

@@ -48,6 +48,11 @@ impl Orchestrator {
         self.base.trim_start_matches("http://").split('/').next().unwrap().parse().unwrap()
     }
 
+    /// Reads a channel of this server.
+    pub fn listen(&self, url: &str) -> Channel {
+        Channel::read(&self.client, url)
+    }
+
     /// Makes the four channels of a stream.
     pub async fn stream(&self) -> Stream {
         let manifest = format!("{:08x}", self.next.fetch_add(1, Ordering::Relaxed));

@@ -1,6 +1,7 @@
 //! ComfyUI workflows through real processes and sockets.
 
 mod sound;
+mod stream;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -214,6 +214,22 @@ pub const SETTINGS: &[Setting] = &[
          version and hardware alone while there is no token."
     ),
     row!(
+        "serve.switch",
+        None,
+        plain,
+        supervisor.switch,
+        Ok::<_, String>,
+        "`true` lets callers of the API have another pipeline loaded while no stream runs."
+    ),
+    row!(
+        "serve.workflows",
+        None,
+        maybe_path,
+        supervisor.workflows,
+        Ok::<_, String>,
+        "Folder of ComfyUI workflows (`.json`) that the page offers; empty for none."
+    ),
+    row!(
         "serve.pipeline",
         Some(("PIPELINE", same)),
         text,
@@ -971,6 +987,38 @@ pub const SETTINGS: &[Setting] = &[
         supervisor.ledger.max_age_ms,
         |ms| time_within(ms, 60_000, u64::MAX / 2),
         "Age at which a file of the ledger is removed."
+    ),
+    row!(
+        "record.path",
+        None,
+        maybe_path,
+        supervisor.record.path,
+        Ok::<_, String>,
+        "Folder that callers may have outputs recorded to; empty for no recordings."
+    ),
+    row!(
+        "record.max_size",
+        None,
+        size,
+        supervisor.record.max_size,
+        |bytes| within(bytes, 64 * 1024, 1 << 40),
+        "Bytes after which a recording ends."
+    ),
+    row!(
+        "record.max_time",
+        None,
+        time,
+        supervisor.record.max_time_ms,
+        |ms| time_within(ms, 1_000, 86_400_000),
+        "Time after which a recording ends."
+    ),
+    row!(
+        "record.max_total",
+        None,
+        size,
+        supervisor.record.max_total,
+        |bytes| within(bytes, 64 * 1024, 1 << 44),
+        "Bytes that all recordings may have together, those under way at their largest; beyond it none begins."
     ),
     row!(
         "log.level",

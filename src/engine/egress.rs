@@ -13,6 +13,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::fresh::{Average, skip};
 use super::outbox::{Meta, Next, Picture};
+use super::record;
 use super::shared::{ENCODE, Shared};
 use super::tap::{Maker, Taps};
 use crate::frame::{PixelFormat, Size, Stamps, Timestamp, VideoFrame};
@@ -406,8 +407,17 @@ pub async fn publish(
     let mut first = Some(first);
     let mut writer: Option<SegmentWriter> = None;
     let mut anew = Anew(true);
+    let mut tap: Option<record::Tap> = None;
     let gauge = |kind, value| shared.metrics.happened(shared.slot, "output", kind, value);
     while let Some(piece) = pieces.recv().await {
+        match &piece {
+            Piece::Begin => {
+                tap = shared.tap.take().or(tap);
+                tap.iter_mut().for_each(record::Tap::begin);
+            }
+            Piece::Bytes(bytes, _) => tap.iter_mut().for_each(|tap| tap.bytes(bytes)),
+            Piece::End => {}
+        }
         match piece {
             Piece::Begin => match publisher.begin().await {
                 Ok(opened) => writer = Some(opened),

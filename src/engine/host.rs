@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -15,7 +15,9 @@ use super::abandon::abandon;
 use super::config::Config;
 use super::events::unix_ms;
 use super::image::{Fault, Format, Job};
+use super::ingest;
 use super::model::{Model, Said};
+use super::record::Recording;
 use super::session::{Deps, Handle, Order};
 use super::shared::BUFFERS;
 use super::trace;
@@ -23,7 +25,7 @@ use crate::frame::FramePool;
 use crate::link::{FromEngine, ImageOrder, Imaged, LinkError, Outcome, Phase, Reader, StreamRequest, ToEngine, Writer};
 use crate::metering::openmetrics::Exposition;
 use crate::metering::{Metrics, Tracer};
-use crate::pipeline::{Pipeline, Provider, registry};
+use crate::pipeline::{ParamError, Pipeline, Provider, registry};
 use crate::trickle::Client;
 
 /// Messages that may wait for the supervisor.
@@ -354,7 +356,7 @@ impl Host {
                 let outcome = self.start(Order { session, request: *request, arrived_ms, resume: resume.map(|r| *r) });
                 self.supervisor.send(FromEngine::Reply { id, outcome }).await;
             }
-            ToEngine::Update { id, session, params } => {
+            ToEngine::Update { id, session, params, max_fps } => {
                 let target = match session {
                     Some(session) => self.sessions.get(&session),
                     None if self.sessions.len() > 1 => {
@@ -363,15 +365,55 @@ impl Host {
                     }
                     None => self.sessions.values().next(),
                 };
-                let outcome = match target.map(|session| session.update(params)) {
+                let set = self.config.media.max_fps;
+                let updated = target.map(|session| {
+                    // A cap alone says nothing of the parameters.
+                    if max_fps.is_none() || !params.is_empty() {
+                        session.update(params)?;
+                    }
+                    if let Some(asked) = max_fps {
+                        session.cap(ingest::cap(set, Some(asked)));
+                    }
+                    Ok(())
+                });
+                let outcome = match updated {
                     None => Outcome::NotFound,
                     Some(Ok(())) => Outcome::Accepted,
-                    Some(Err(error)) => Outcome::BadParams { field: error.field, reason: error.reason },
+                    Some(Err(ParamError { field, reason })) => Outcome::BadParams { field, reason },
                 };
                 self.supervisor.send(FromEngine::Reply { id, outcome }).await;
             }
-            // A session that has just ended has nothing to encode.
+            ToEngine::Record { id, session, order: Some(order) } => {
+                let outcome = match self.sessions.get_mut(&session) {
+                    None => Outcome::NotFound,
+                    Some(session) => match session.record(order, &self.tasks).await {
+                        Ok(()) => Outcome::Accepted,
+                        Err(message) => Outcome::Failed { message },
+                    },
+                };
+                self.supervisor.send(FromEngine::Reply { id, outcome }).await;
+            }
+            ToEngine::Record { id, session, order: None } => {
+                let ended = self.sessions.get(&session).and_then(Handle::recording).map(Recording::stop);
+                let supervisor = self.supervisor.clone();
+                self.tasks.spawn(async move {
+                    let outcome = match ended {
+                        None => Outcome::NotFound,
+                        Some(ended) => {
+                            ended.await;
+                            Outcome::Accepted
+                        }
+                    };
+                    supervisor.send(FromEngine::Reply { id, outcome }).await;
+                });
+            }
+            ToEngine::Recordings { id } => {
+                let under_way = self.sessions.values().filter_map(Handle::recording);
+                let value = under_way.map(|recording| (recording.name().to_owned(), recording.told())).collect();
+                self.supervisor.send(FromEngine::Described { id, value }).await;
+            }
             ToEngine::Encode { session, coding, key, max_kbps } => {
+                // A session that has just ended has nothing to encode.
                 if let Some(session) = self.sessions.get(&session) {
                     session.encode(coding, key, max_kbps);
                 }
@@ -403,6 +445,7 @@ impl Host {
                     "schema": self.pipeline.schema(),
                     "params": running.as_deref().unwrap_or(&self.config.initial_params),
                     "updates": self.config.updates,
+                    "pipelines": self.pipelines(),
                 });
                 self.supervisor.send(FromEngine::Described { id, value }).await;
             }
@@ -434,6 +477,19 @@ impl Host {
                 })));
             }
         }
+    }
+
+    /// Every pipeline of this build, with what is missing for it to be loaded by its own parameters.
+    fn pipelines(&self) -> Value {
+        let told = registry::all().iter().map(|pipeline| {
+            let ready = pipeline.check(&pipeline.initial()).and_then(|it| pipeline.ready(&it, &self.config.models));
+            json!({
+                "name": pipeline.name(),
+                "about": pipeline.about(),
+                "missing": ready.err().map(|error| error.to_string()),
+            })
+        });
+        told.collect()
     }
 
     fn start(&mut self, order: Order) -> Outcome {

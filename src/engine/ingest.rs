@@ -140,21 +140,21 @@ fn another_decoder(failures: &mut Vec<Instant>, now: Instant) -> bool {
 
 fn decode(
     shared: &Arc<Shared>,
-    config: InputConfig,
+    mut config: InputConfig,
     mut pieces: mpsc::Receiver<Piece>,
     resume_after: Option<Timestamp>,
 ) {
     let size = config.target;
     let mut format = config.format;
-    let open = |format| {
-        let InputConfig { target, media, pool, .. } = &config;
+    let open = |config: &InputConfig, format| {
+        let InputConfig { target, media, pool, .. } = config;
         Input::new(InputConfig { target: *target, format, media: media.clone(), pool: pool.clone() })
     };
     let give_up = |message: String| {
         shared.fail("decode", message);
         shared.cancel.cancel();
     };
-    let mut input = match open(format) {
+    let mut input = match open(&config, format) {
         Ok(input) => input,
         Err(error) => return give_up(format!("The decoder could not be opened: {error}")),
     };
@@ -165,6 +165,10 @@ fn decode(
         let now = Instant::now();
         shared.busy[DECODE].set(now);
         let mut result = Ok(());
+        if let Some(fps) = shared.max_fps.take() {
+            config.media.max_fps = fps;
+            input.set_cap(fps);
+        }
         if shared.format() != format {
             format = shared.format();
             result = input.set_target(size, format);
@@ -184,7 +188,7 @@ fn decode(
                 return give_up(format!("The input cannot be decoded: {error}"));
             }
             shared.fail("decode", format!("The input cannot be decoded, a new decoder begins: {error}"));
-            input = match open(format) {
+            input = match open(&config, format) {
                 Ok(input) => input,
                 Err(error) => return give_up(format!("The decoder could not be opened: {error}")),
             };
@@ -286,15 +290,19 @@ impl InputSink for Sink<'_> {
     }
 }
 
+/// The cap of frames a second in force: the lower of the setting and what a caller asked for. 0 means no cap.
+pub fn cap(set: f64, asked: Option<f64>) -> f64 {
+    match asked.filter(|fps| *fps > 0.0) {
+        None => set,
+        Some(asked) if set > 0.0 => set.min(asked),
+        Some(asked) => asked,
+    }
+}
+
 /// The decoder's settings for a session.
 pub fn input_config(shared: &Shared, size: Size, media: &crate::media::Config, max_fps: Option<f64>) -> InputConfig {
     let mut media = media.clone();
-    // 0 means no cap.
-    media.max_fps = match (media.max_fps, max_fps.filter(|fps| *fps > 0.0)) {
-        (set, None) => set,
-        (set, Some(asked)) if set > 0.0 => set.min(asked),
-        (_, Some(asked)) => asked,
-    };
+    media.max_fps = cap(media.max_fps, max_fps);
     InputConfig { target: size, format: PixelFormat::I420, media, pool: shared.pool.clone() }
 }
 

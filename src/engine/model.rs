@@ -74,7 +74,8 @@ impl Model {
                 Ok(processor) => {
                     say(Said::Ready(began.elapsed(), processor.provider()));
                     let converter = FrameConverter::default();
-                    Worker { pipeline, config, pool, turn, processor, converter, params: None, loader: None }.serve(&work);
+                    Worker { pipeline, config, pool, turn, processor, converter, params: None, loader: None }
+                        .serve(&work);
                 }
                 Err(error) => say(Said::Failed(error.to_string())),
             }

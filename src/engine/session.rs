@@ -19,13 +19,14 @@ use super::data::{self, Data};
 use super::events::{self, Event, Events, unix_ms};
 use super::host::ToSupervisor;
 use super::model::Model;
+use super::record::{Counters, Recording};
 use super::report::Watch;
 use super::shared::Shared;
 use super::tap::{self, Maker};
 use super::{egress, ingest};
 use crate::frame::{FramePool, Size, Timestamp};
 use crate::health::State;
-use crate::link::{Coding, FromEngine, Resume, SessionReport, StreamRequest, Tap};
+use crate::link::{Coding, FromEngine, RecordOrder, Resume, SessionReport, StreamRequest, Tap};
 use crate::media::OutputConfig;
 use crate::metering::{Carry, Clock, Facts, Interval, Meter, Metrics, Since, Tracer};
 use crate::pipeline::{Checked, ParamError, Params, Pipeline};
@@ -78,6 +79,7 @@ pub struct Handle {
     coding: Coding,
     stop: watch::Sender<Option<String>>,
     events: Events,
+    recording: Option<Recording>,
 }
 
 impl Handle {
@@ -106,7 +108,8 @@ impl Handle {
         let (events, queue) = Events::channel(deps.metrics.events_lost.clone());
         let (mode, models) = (deps.config.updates, deps.config.models.clone());
         let coding = order.request.coding;
-        let handle = Self { shared: shared.clone(), mode, models, coding, stop, events: events.clone() };
+        let handle =
+            Self { shared: shared.clone(), mode, models, coding, stop, events: events.clone(), recording: None };
         let span = tracing::info_span!(
             "stream",
             gateway_request_id = order.request.gateway_request_id,
@@ -164,6 +167,36 @@ impl Handle {
     /// The further outputs from the next picture on.
     pub fn tap(&self, taps: Vec<Tap>) {
         self.shared.taps.put(taps);
+    }
+
+    /// Begins to keep a copy of the output.
+    ///
+    /// # Errors
+    /// One is kept already, or its file cannot be made.
+    pub(super) async fn record(&mut self, order: RecordOrder, tasks: &TaskTracker) -> Result<(), String> {
+        if let Some(recording) = self.recording.as_ref().filter(|recording| !recording.is_over()) {
+            return Err(format!("the stream is being recorded as {}", recording.name()));
+        }
+        let metrics = &self.shared.metrics;
+        let counters = Counters {
+            ended: metrics.recordings.clone(),
+            bytes: metrics.recording_bytes.clone(),
+            lost: metrics.recording_lost.clone(),
+        };
+        let (recording, tap) = Recording::start(order, counters, tasks).await.map_err(|error| error.to_string())?;
+        self.shared.tap.put(tap);
+        self.recording = Some(recording);
+        Ok(())
+    }
+
+    /// The recording under way.
+    pub(super) fn recording(&self) -> Option<&Recording> {
+        self.recording.as_ref().filter(|recording| !recording.is_over())
+    }
+
+    /// Frames a second that are handed to the pipeline at most, from the next one on; 0 for no cap.
+    pub fn cap(&self, fps: f64) {
+        self.shared.max_fps.put(fps);
     }
 
     /// What the overlay says.

@@ -13,6 +13,7 @@ use super::data::Data;
 use super::faults::{Fault, Faults};
 use super::fresh::Fresh;
 use super::outbox::Outbox;
+use super::record;
 use super::refusal::{Refusal, Refusals};
 use crate::frame::{FramePool, PixelFormat, VideoFrame};
 use crate::link::Tap;
@@ -155,6 +156,8 @@ pub struct Shared {
     pub faults: Faults,
     /// Whether the next picture is to be a key picture.
     pub key_wanted: AtomicBool,
+    /// Who gets a copy of the output from its next segment on.
+    pub tap: Latest<record::Tap>,
     /// A new ceiling of the video in kbit/s; 0 for the configured one.
     pub max_kbps: Latest<u64>,
     /// What works on sound, when the model has changed.
@@ -167,6 +170,8 @@ pub struct Shared {
     pub second_kbps: Latest<u64>,
     /// Further outputs that are wanted from now on.
     pub taps: Latest<Vec<Tap>>,
+    /// A new cap of frames a second for the pipeline; 0 for none.
+    pub max_fps: Latest<f64>,
     /// Since when each of decode, model, encode and sound has been inside one call.
     pub busy: [Moment; 4],
     /// The engine's counters.
@@ -257,12 +262,14 @@ impl Shared {
             frames_out: AtomicU64::new(0),
             faults: Faults::default(),
             key_wanted: AtomicBool::new(false),
+            tap: Latest::default(),
             max_kbps: Latest::default(),
             sound: Latest::default(),
             sound_wanted: AtomicBool::new(pipeline.takes_audio(params)),
             second_key: AtomicBool::new(false),
             second_kbps: Latest::default(),
             taps: Latest::default(),
+            max_fps: Latest::default(),
             busy: [moment(), moment(), moment(), moment()],
             metrics,
             model_us: AtomicU64::new(0),

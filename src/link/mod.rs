@@ -162,6 +162,19 @@ pub struct Imaged {
     pub model_ms: f64,
 }
 
+/// A recording that is to begin.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecordOrder {
+    /// Its name, for [`ToEngine::Recordings`].
+    pub name: String,
+    /// The file, an MPEG transport stream; it is `FILE.part` until it is whole.
+    pub file: std::path::PathBuf,
+    /// Bytes after which it ends.
+    pub max_bytes: u64,
+    /// Milliseconds after which it ends.
+    pub max_ms: u64,
+}
+
 /// From the supervisor to the engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -204,8 +217,27 @@ pub enum ToEngine {
         id: u64,
         /// The session; `None` for the only one, an error while several run.
         session: Option<u64>,
-        /// The new parameters.
+        /// The new parameters; none, beside a cap, leave those in force alone.
         params: Map<String, Value>,
+        /// Frames a second handed to the pipeline at most from now on; the lower of this and the setting counts.
+        #[serde(default)]
+        max_fps: Option<f64>,
+    },
+    /// Keeps a copy of what a session puts out from its next segment on, or ends that. Answered by one
+    /// [`FromEngine::Reply`]; at an end when the file is whole.
+    Record {
+        /// Of the reply.
+        id: u64,
+        /// The session.
+        session: u64,
+        /// What is kept and where; `None` ends it.
+        order: Option<RecordOrder>,
+    },
+    /// Asks for the recordings under way. Answered by [`FromEngine::Described`]: their names as keys, `bytes`,
+    /// `seconds` and `lost_segments` of each.
+    Recordings {
+        /// Of the reply.
+        id: u64,
     },
     /// How a session's pictures are to be encoded from now on. Not answered.
     Encode {

@@ -168,6 +168,12 @@ impl Input {
         decode.drain(&mut |picture| rest.picture(picture, received, sink));
     }
 
+    /// At most `fps` pictures a second are handed on from the next one on; 0 for no cap.
+    pub fn set_cap(&mut self, fps: f64) {
+        self.work.config.media.max_fps = fps;
+        self.work.cap = RateCap::new(fps);
+    }
+
     /// Frames have this size and format from the next picture on.
     ///
     /// # Errors

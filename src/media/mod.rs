@@ -37,7 +37,10 @@ mod vp8;
 
 pub use config::*;
 pub use error::{Damage, DropReason, InputEvent, MediaError, StreamInfo};
-pub use file::{AudioTrack, FileInfo, FileReader, FileWriter, MediaItem, Quality, Recorder, Stopper, WriteConfig};
+pub use file::{
+    AudioTrack, FileInfo, FileReader, FileWriter, MediaItem, Quality, Recorder, Stopper, WriteConfig, is_address,
+    takes_streams,
+};
 pub use filter::{AudioBlocks, AudioFilter, RATE};
 pub use frames::FrameConverter;
 pub use hold::{AudioHold, HoldConfig, HoldStats};

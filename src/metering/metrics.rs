@@ -129,6 +129,12 @@ pub struct Metrics {
     pub events_lost: IntCounter,
     /// Pieces of output that a tap did not take.
     pub tap_dropped: IntCounter,
+    /// Recordings that ended, by how: `stopped`, `stream`, `time`, `size`, `failed`.
+    pub recordings: IntCounterVec,
+    /// Bytes of recordings.
+    pub recording_bytes: IntCounter,
+    /// Segments that are not whole in their recording.
+    pub recording_lost: IntCounter,
     /// Sessions that run.
     pub sessions: IntGauge,
     /// Frames that passed a stage, by the queue that led to it.
@@ -190,6 +196,10 @@ impl Metrics {
         for result in ["applied", "refused"] {
             updates.with_label_values(&[result]);
         }
+        let recordings = counters("weir_recordings_total", "Recordings that ended, by how.", &["end"])?;
+        for end in ["stopped", "stream", "time", "size", "failed"] {
+            recordings.with_label_values(&[end]);
+        }
         let errors = counters("weir_errors_total", "Errors, by stage.", &["stage"])?;
         for stage in ERRORS {
             errors.with_label_values(&[stage]);
@@ -231,6 +241,9 @@ impl Metrics {
             errors,
             events_lost: counter("weir_events_lost_total", "Events that could not be sent.")?,
             tap_dropped: counter("weir_taps_dropped_total", "Pieces of output that watchers' taps did not take.")?,
+            recordings,
+            recording_bytes: counter("weir_recording_bytes_total", "Bytes of recordings.")?,
+            recording_lost: counter("weir_recording_lost_segments_total", "Segments not whole in their recording.")?,
             sessions,
             passed: Queue::ALL.map(|queue| passed.with_label_values(&[queue.label()])),
             model_busy,

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::accounts::{Accounts, stream};
 use super::admission::{Admission, Full, Limits, fits};
+use super::choice::ChoiceError;
 use crate::health::{self, State, Status, Word};
 use crate::link::{Coding, FromEngine, Imaged, Outcome, Phase, Resume, SessionReport, StreamRequest, Tap, ToEngine};
 use crate::metering::ledger::{Body, GpuUse};
@@ -91,7 +92,7 @@ pub(super) struct View {
     pub gateway_request_id: String,
     /// Parameters in force.
     pub params: Map<String, Value>,
-    /// The cap that it was started with.
+    /// The cap of frames a second in force, where a caller gave one.
     pub max_fps: Option<f64>,
     /// The newest status object; null before the first.
     pub status: Value,
@@ -147,6 +148,8 @@ pub(super) struct Book {
     engine: Engine,
     /// Where the graphs of the engine that was warm last run.
     provider: Option<String>,
+    /// Another pipeline was ordered, and its engine is not there yet.
+    switching: bool,
     ending: bool,
     loading_since: Option<Instant>,
     word: Word,
@@ -195,6 +198,7 @@ impl Book {
             next_id: 1,
             engine: Engine::Loading("starting".into()),
             provider: None,
+            switching: false,
             ending: false,
             loading_since: Some(now),
             word: Word::Loading,
@@ -247,6 +251,9 @@ impl Book {
         }
         if self.ending {
             return Err(Refusal::Ending);
+        }
+        if self.switching {
+            return Err(Refusal::Load(format!("the pipeline {} is being loaded", self.pipeline)));
         }
         self.admission.expire(now).iter().for_each(|session| drop(self.sessions.remove(session)));
         if self.admission.in_use() < self.admission.capacity() {
@@ -315,6 +322,14 @@ impl Book {
         report.is_some_and(|report| report.state == "DEGRADED_INPUT" || report.state == "OFFLINE")
     }
 
+    /// Notes the cap in force of a session (`None`: the only one), for the engine that may have to go on with it.
+    pub fn cap(&mut self, session: Option<u64>, max_fps: f64) {
+        let found = self.find(session).and_then(|session| self.sessions.get_mut(&session));
+        if let Some(session) = found {
+            session.request.max_fps = Some(max_fps);
+        }
+    }
+
     /// Every session, the oldest first.
     pub fn views(&self) -> Vec<View> {
         let view = |(&number, session): (&u64, &Session)| View {
@@ -372,6 +387,34 @@ impl Book {
         self.pending.remove(&id);
     }
 
+    /// The pipeline that is loaded, or is to be.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
+    /// Another pipeline is to be loaded. No stream is taken until its engine is there.
+    ///
+    /// # Errors
+    /// [`ChoiceError::Running`] while a slot is taken, [`ChoiceError::Loading`] while the engine is not warm.
+    pub fn switch(&mut self, pipeline: &str, now: Instant) -> Result<(), ChoiceError> {
+        if self.admission.in_use() > 0 {
+            return Err(ChoiceError::Running);
+        }
+        if self.ending || self.switching || !self.warm() {
+            return Err(ChoiceError::Loading);
+        }
+        self.pipeline = pipeline.to_owned();
+        self.switching = true;
+        self.engine = Engine::Loading(format!("the engine of {pipeline} starts"));
+        self.refresh(now);
+        Ok(())
+    }
+
+    /// What was ordered cannot be loaded; `pipeline` is, as before.
+    pub fn switch_back(&mut self, pipeline: &str) {
+        self.pipeline = pipeline.to_owned();
+    }
+
     /// The engine is about to be started.
     pub fn engine_starts(&mut self, now: Instant) {
         self.engine = Engine::Loading("starting".into());
@@ -381,6 +424,7 @@ impl Book {
 
     /// The engine is there: the messages that hand it the sessions of the one before.
     pub fn engine_there(&mut self, reason: &str, logs: &[String], restarted_ms: u64) -> Vec<ToEngine> {
+        self.switching = false;
         let sessions: Vec<u64> = self.sessions.keys().copied().collect();
         let mut messages = Vec::new();
         for number in sessions {

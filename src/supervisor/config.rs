@@ -51,6 +51,12 @@ pub struct Config {
     pub shutdown_ms: u64,
     /// The ledger.
     pub ledger: LedgerConfig,
+    /// Recordings.
+    pub record: RecordConfig,
+    /// Whether callers may have another pipeline loaded while no stream runs.
+    pub switch: bool,
+    /// Folder of ComfyUI workflows that are offered to callers, if any.
+    pub workflows: Option<PathBuf>,
     /// What stands before `/stream/…`: nothing, or a path that begins with a slash and ends without one.
     pub stream_prefix: String,
     /// Registration as a capability.
@@ -80,6 +86,26 @@ pub struct LedgerConfig {
 impl Default for LedgerConfig {
     fn default() -> Self {
         Self { path: None, optional: false, max_size: 1 << 30, max_age_ms: 400 * 86_400_000 }
+    }
+}
+
+/// Settings of recordings.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RecordConfig {
+    /// Folder that they are written to; none for no recordings.
+    pub path: Option<PathBuf>,
+    /// Bytes after which one ends.
+    pub max_size: usize,
+    /// Milliseconds after which one ends.
+    pub max_time_ms: u64,
+    /// Bytes that all of them may have together, those under way at their largest; no further one begins beyond it.
+    pub max_total: usize,
+}
+
+impl Default for RecordConfig {
+    fn default() -> Self {
+        Self { path: None, max_size: 1 << 30, max_time_ms: 600_000, max_total: 10 << 30 }
     }
 }
 
@@ -206,6 +232,9 @@ impl Default for Config {
             load_ms: 180_000,
             shutdown_ms: 3_000,
             ledger: LedgerConfig::default(),
+            record: RecordConfig::default(),
+            switch: false,
+            workflows: None,
             stream_prefix: String::new(),
             byoc: Byoc::default(),
             runner: Runner::default(),

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
+use super::choice::Wanted;
 use super::hub::{Hub, unix_ms};
 use super::restarts::{Fault, Restarts, Verdict, Watch};
 use super::tail::{self, Tail};
@@ -23,6 +24,8 @@ use crate::link::{FromEngine, LinkError, Phase, Reader, StreamRequest, ToEngine,
 const QUEUE: usize = 64;
 /// How often the watch looks.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long an engine without streams may take to end for another pipeline.
+const SWITCH: Duration = Duration::from_secs(2);
 /// How long an engine that closed its output may take to end.
 const EXIT_WAIT: Duration = Duration::from_millis(500);
 
@@ -143,12 +146,17 @@ impl Life {
 }
 
 /// Keeps an engine running until the hub is to end, then ends it in order.
-pub(super) async fn keep(hub: Arc<Hub>, command: EngineCommand, config: Value, children: Children) {
+pub(super) async fn keep(hub: Arc<Hub>, command: EngineCommand, mut config: Value, children: Children) {
+    let mut pipelines = Pipelines::new(&hub, &config);
     let window = Duration::from_millis(hub.config.restart_window_ms);
     let mut restarts = Restarts::new(hub.config.max_failures, window);
     let mut was_warm = false;
     let mut before: Option<Before> = None;
     loop {
+        if pipelines.ordered() {
+            was_warm = false;
+        }
+        config["initial_params"] = Value::Object(pipelines.now.params.clone());
         hub.book().engine_starts(Instant::now());
         info!("Starting live-video-to-video pipeline");
         let (failure, logs) = match Life::begin(&command) {
@@ -156,15 +164,36 @@ pub(super) async fn keep(hub: Arc<Hub>, command: EngineCommand, config: Value, c
             Ok(life) => {
                 let tail = life.tail.clone();
                 children.set(life.child.as_ref().and_then(Child::id));
-                let result = live(&hub, life, &config, before.take(), &mut was_warm).await;
+                let result = live(&hub, life, &config, before.take(), (&mut was_warm, &pipelines.orders)).await;
                 children.set(None);
                 match result {
-                    Ok(()) => return,
+                    Ok(Told::End) => return,
+                    Ok(Told::Switch) if hub.ending.is_cancelled() => return,
+                    Ok(Told::Switch) => {
+                        let notes = hub.book().engine_gone(restarts.total(), Instant::now());
+                        hub.note(notes);
+                        continue;
+                    }
                     Err(failure) => (failure, tail.lines()),
                 }
             }
         };
         hub.metrics.failures.with_label_values(&[failure.cause]).inc();
+        // What was ordered and never worked gives way to what did.
+        if !was_warm
+            && !hub.ending.is_cancelled()
+            && let Some(name) = pipelines.back()
+        {
+            warn!(reason = failure.message, pipeline = name, "The pipeline cannot be loaded; the one before is.");
+            let notes = {
+                let mut book = hub.book();
+                book.switch_back(&name);
+                book.engine_gone(restarts.total(), Instant::now())
+            };
+            hub.note(notes);
+            hub.choice.failed(Some(failure.message));
+            continue;
+        }
         let verdict = restarts.failed(Instant::now());
         let notes = hub.book().engine_gone(restarts.total(), Instant::now());
         hub.note(notes);
@@ -210,6 +239,43 @@ pub(super) async fn keep(hub: Arc<Hub>, command: EngineCommand, config: Value, c
     }
 }
 
+/// What is loaded, what was before, and what is ordered.
+struct Pipelines {
+    now: Wanted,
+    /// What to go back to.
+    before: Option<Wanted>,
+    /// What the settings say.
+    configured: Wanted,
+    orders: watch::Receiver<Option<Wanted>>,
+}
+
+impl Pipelines {
+    fn new(hub: &Hub, config: &Value) -> Self {
+        let params = config["initial_params"].as_object().cloned().unwrap_or_default();
+        let configured = Wanted { pipeline: hub.config.model_id.clone(), params };
+        Self { now: configured.clone(), before: None, configured, orders: hub.choice.orders() }
+    }
+
+    /// Takes an order that was given. False when there is none.
+    fn ordered(&mut self) -> bool {
+        if !self.orders.has_changed().unwrap_or(false) {
+            return false;
+        }
+        let Some(mut wanted) = self.orders.borrow_and_update().clone() else { return false };
+        if wanted.params.is_empty() && wanted.pipeline == self.configured.pipeline {
+            wanted.params.clone_from(&self.configured.params);
+        }
+        self.before = Some(std::mem::replace(&mut self.now, wanted));
+        true
+    }
+
+    /// Goes back to the one before, once. Gives its name.
+    fn back(&mut self) -> Option<String> {
+        self.now = self.before.take()?;
+        Some(self.now.pipeline.clone())
+    }
+}
+
 /// Lets one last engine, which loads nothing, delete the channels of lost sessions.
 async fn abandon(
     hub: &Hub,
@@ -227,7 +293,7 @@ async fn abandon(
         Err(error) => return error!("Channels of lost sessions cannot be deleted: {error}"),
     };
     children.set(life.child.as_ref().and_then(Child::id));
-    let order = ToEngine::Abandon { requests, pipeline: hub.config.model_id.clone(), config: config.clone(), message };
+    let order = ToEngine::Abandon { requests, pipeline: hub.model_id(), config: config.clone(), message };
     let mut writer = Writer::<_, ToEngine>::new(&mut life.writer);
     let served = async {
         writer.send(&order).await?;
@@ -264,18 +330,26 @@ impl Children {
     }
 }
 
+/// Why an engine was told to end.
+enum Told {
+    /// The process ends.
+    End,
+    /// Another pipeline is to be loaded.
+    Switch,
+}
+
 /// One life of an engine, from its first message to its end. `Ok` when it ended because it was told to.
 async fn live(
     hub: &Arc<Hub>,
     mut life: Life,
     config: &Value,
     mut before: Option<Before>,
-    was_warm: &mut bool,
-) -> Result<(), Failure> {
+    (was_warm, orders): (&mut bool, &watch::Receiver<Option<Wanted>>),
+) -> Result<Told, Failure> {
     let (sender, queue) = mpsc::channel(QUEUE);
     let writer = std::mem::replace(&mut life.writer, Box::new(tokio::io::sink()));
     let writing = AbortOnDropHandle::new(tokio::spawn(write(queue, Writer::new(writer))));
-    let load = ToEngine::Load { pipeline: hub.config.model_id.clone(), config: config.clone() };
+    let load = ToEngine::Load { pipeline: hub.model_id(), config: config.clone() };
     // The queue is empty.
     let _ = sender.try_send(load);
 
@@ -285,6 +359,7 @@ async fn live(
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let grace = Duration::from_millis(hub.config.shutdown_ms);
     let mut ending: Option<Instant> = None;
+    let mut told = Told::End;
     let mut load_failed: Option<String> = None;
 
     let end = loop {
@@ -308,6 +383,12 @@ async fn live(
             },
             _ = look.tick() => {
                 let now = Instant::now();
+                // The order stays unseen: who starts the next engine takes it.
+                if ending.is_none() && orders.has_changed().unwrap_or(false) {
+                    told = Told::Switch;
+                    let _ = sender.try_send(ToEngine::Shutdown { grace_ms: SWITCH.as_millis() as u64 });
+                    ending = Some(now + SWITCH + LOOK);
+                }
                 if ending.is_some_and(|until| now >= until) {
                     break End::Late;
                 }
@@ -334,7 +415,7 @@ async fn live(
             if matches!(end, End::Late) {
                 warn!("The engine did not end in time and was killed.");
             }
-            Ok(())
+            Ok(told)
         }
         End::Exit | End::Late => Err(match load_failed {
             Some(message) => Failure { cause: "load", message, load: true },

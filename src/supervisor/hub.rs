@@ -15,12 +15,13 @@ use tracing::info;
 use super::Config;
 use super::admission::Limits;
 use super::book::{Book, GpuNow, Health, Note, Pending, Refusal, STOP_SLACK};
+use super::choice::Choice;
 use super::doors::runner::Live;
 use super::hardware::{Gpu, Hardware};
 use super::ledger::Ledger;
 use super::metrics::Metrics;
 use super::random;
-use crate::link::{Coding, FromEngine, ImageOrder, Imaged, Outcome, StreamRequest, Tap, ToEngine};
+use crate::link::{Coding, FromEngine, ImageOrder, Imaged, Outcome, RecordOrder, StreamRequest, Tap, ToEngine};
 use crate::metering::openmetrics::{self, Exposition};
 
 /// How long a start waits for an engine that is being replaced, and for its answer.
@@ -78,6 +79,8 @@ pub(super) struct Hub {
     /// Addresses that started the sessions that hold slots.
     clients: Mutex<BTreeMap<u64, IpAddr>>,
     ledger: Mutex<Option<Ledger>>,
+    /// What callers may choose between.
+    pub choice: Choice,
     /// What live runners' sessions share.
     pub live: Live,
     /// The engine's last text, as Prometheus text and as OpenMetrics.
@@ -114,6 +117,7 @@ impl Hub {
             hardware: Hardware::default(),
             worker_token,
             clients: Mutex::default(),
+            choice: Choice::default(),
             live: Live::new(&config.runner),
             ending: CancellationToken::new(),
             book: Mutex::new(Book::new(&config.model_id, config.capacity, limits, Instant::now())),
@@ -141,6 +145,16 @@ impl Hub {
     /// The way to an engine that said hello; `None` while there is none. The keeper's to set.
     pub fn set_link(&self, link: Option<mpsc::Sender<ToEngine>>) {
         self.link.send_replace(link);
+    }
+
+    /// Whether there is a way to an engine.
+    pub fn linked(&self) -> bool {
+        self.link.borrow().is_some()
+    }
+
+    /// Name of the pipeline that is loaded, or is to be.
+    pub fn model_id(&self) -> String {
+        self.book().pipeline().to_owned()
     }
 
     /// Takes in what the engine said.
@@ -222,9 +236,50 @@ impl Hub {
     /// # Errors
     /// [`HubError`]; the old parameters stay in force.
     pub async fn update(&self, session: Option<u64>, params: Map<String, Value>) -> Result<(), HubError> {
-        let message = |id| ToEngine::Update { id, session, params: params.clone() };
+        self.update_capped(session, params, None).await
+    }
+
+    /// As [`Self::update`], with a cap of frames a second that holds for engines to come too. A cap without parameters
+    /// leaves those in force alone.
+    ///
+    /// # Errors
+    /// [`HubError`]; parameters and cap stay as they are.
+    pub async fn update_capped(
+        &self,
+        session: Option<u64>,
+        params: Map<String, Value>,
+        max_fps: Option<f64>,
+    ) -> Result<(), HubError> {
+        let message = |id| ToEngine::Update { id, session, params: params.clone(), max_fps };
+        let outcome = self.ask(ASK_WAIT, Pending::Outcome, message).await?;
+        if outcome != Outcome::Accepted {
+            return Err(HubError::Engine(outcome));
+        }
+        if let Some(max_fps) = max_fps {
+            self.book().cap(session, max_fps);
+        }
+        Ok(())
+    }
+
+    /// Begins to record a session, or ends that; then its file is whole.
+    ///
+    /// # Errors
+    /// [`HubError`].
+    pub async fn record(&self, session: u64, order: Option<RecordOrder>) -> Result<(), HubError> {
+        let message = |id| ToEngine::Record { id, session, order: order.clone() };
         let outcome = self.ask(ASK_WAIT, Pending::Outcome, message).await?;
         if outcome == Outcome::Accepted { Ok(()) } else { Err(HubError::Engine(outcome)) }
+    }
+
+    /// The recordings under way, by name; none while there is no engine.
+    pub async fn under_way(&self) -> Map<String, Value> {
+        if !self.linked() {
+            return Map::new();
+        }
+        match self.ask(ASK_WAIT, Pending::Value, |id| ToEngine::Recordings { id }).await {
+            Ok(Value::Object(map)) => map,
+            _ => Map::new(),
+        }
     }
 
     /// How a session's pictures of a coding are encoded from now on. A hint: lost where the engine is away or busy.

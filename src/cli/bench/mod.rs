@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::demo::{self, Options};
-use super::rig::ledger::{Counts, Figures};
+use super::rig::ledger::{Counts, Figures, Summary};
 use super::rig::procs::{Memory, Meter};
 use super::rig::reader::Taps;
 use super::rig::runner::StartTimes;
@@ -34,6 +34,10 @@ pub(super) fn command() -> Command {
         Arg::new("burst").long("burst").value_name("MS").help(
             "Send the input in bursts, so many milliseconds apart; a go-livepeer gateway does so about every 300.",
         ),
+        Arg::new("beside")
+            .long("beside")
+            .action(ArgAction::SetTrue)
+            .help("A second stream beside the first, by the door of workers (POST /stream/start); both are measured."),
         Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one JSON object instead of a table."),
         Arg::new("faults").long("faults").action(ArgAction::SetTrue).help(
             "A soak: stalls, lost and broken segments, cut connections and killed engines; says whether the stream \
@@ -64,9 +68,9 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
             soak.good
         }));
     }
-    demo::finish(demo::block_on(bench(&options)).map(|bench| {
+    demo::finish(demo::block_on(bench(&options, matches.get_flag("beside"))).map(|bench| {
         super::print(&if json { line(&bench) } else { bench.table() });
-        bench.clean && bench.frames.received > 0
+        bench.clean && bench.frames.received > 0 && bench.beside.as_ref().is_none_or(|it| it.frames.received > 0)
     }))
 }
 
@@ -99,6 +103,39 @@ pub struct Latency {
     pub added_at_p95: f64,
 }
 
+/// What became of a stream beside the first.
+#[derive(Clone, Debug, Serialize)]
+pub struct Second {
+    /// Frames by their fate.
+    pub frames: Counts,
+    /// Frames a second into the input channel.
+    pub fps_in: f64,
+    /// Frames a second out of the output channel.
+    pub fps_out: f64,
+    /// Between the channels.
+    pub latency_ms: Latency,
+}
+
+impl Second {
+    fn new(summary: &Summary) -> Self {
+        let Summary { frames, fps_in, fps_out, .. } = *summary;
+        Self { frames, fps_in, fps_out, latency_ms: Latency::new(summary) }
+    }
+}
+
+impl Latency {
+    fn new(summary: &Summary) -> Self {
+        let (end_to_end, floor) = (summary.end_to_end_ms, summary.floor_ms);
+        Self {
+            end_to_end,
+            floor,
+            added: summary.added_ms,
+            added_at_p50: end_to_end.p50 - floor.p50,
+            added_at_p95: end_to_end.p95 - floor.p95,
+        }
+    }
+}
+
 /// What a stream cost.
 #[derive(Clone, Debug, Serialize)]
 pub struct Bench {
@@ -126,6 +163,9 @@ pub struct Bench {
     pub fps_out: f64,
     /// Between the channels.
     pub latency_ms: Latency,
+    /// The stream beside it, through another door.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Second>,
     /// Inside the runner, by stage, in the order of a frame: its own figures of all frames since its engine began.
     pub stages_ms: Vec<(String, Figures)>,
     /// From the first input frame to the first byte of output, milliseconds.
@@ -142,14 +182,27 @@ pub struct Bench {
     pub clean: bool,
 }
 
-/// Measures one stream. A signal ends it early; what was measured until then is told.
+/// Measures one stream, or with `beside` a second one too. A signal ends it early; what was measured until then is told.
 ///
 /// # Errors
 /// Whatever does not start, or a stream that breaks off.
-pub async fn bench(options: &Options) -> Result<Bench, RigError> {
+pub async fn bench(options: &Options, beside: bool) -> Result<Bench, RigError> {
     let seconds = Duration::from_secs_f64(options.seconds.unwrap_or(20.0));
     let mut stop = Stop::new()?;
+    let mut options = options.clone();
+    if beside {
+        // A flag that was given wins.
+        options.flags.insert(0, "--capacity=2".into());
+    }
+    let options = &options;
     let (rig, input) = stop.or(start(options, Route::Straight)).await?;
+    let second = match beside {
+        true => {
+            let source = Ready::open(options.source.clone()).await?.in_bursts(options.burst);
+            Some(stop.or(rig.beside(source)).await?)
+        }
+        false => None,
+    };
     let mut meter = Meter::new(rig.runner().pid());
     meter.look()?;
     let (cpu, began) = (meter.cpu(), Instant::now());
@@ -167,9 +220,15 @@ pub async fn bench(options: &Options) -> Result<Bench, RigError> {
         }
     }
     meter.look()?;
-    let cpu_cores = (meter.cpu() - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
+    let took = began.elapsed().as_secs_f64();
+    let cpu_used = meter.cpu() - cpu;
+    let second = match second {
+        Some(second) => Some(Second::new(&stop.or(rig.finish_beside(second)).await?)),
+        None => None,
+    };
+    let cpu_cores = cpu_used.as_secs_f64() / took;
     let report = stop.or(rig.finish()).await?;
-    Ok(sum_up(options, input, &report, cpu_cores, meter.memory()))
+    Ok(Bench { beside: second, ..sum_up(options, input, &report, cpu_cores, meter.memory()) })
 }
 
 /// Starts the rig for a measurement. Returns it with a word for its input.
@@ -204,7 +263,6 @@ fn progress(rig: &Rig, began: Instant, seconds: Duration) {
 
 fn sum_up(options: &Options, input: String, report: &Report, cpu_cores: f64, memory: Memory) -> Bench {
     let (summary, account) = (&report.summary, &report.account);
-    let (end_to_end, floor) = (summary.end_to_end_ms, summary.floor_ms);
     let errors = report.events.iter().filter(|event| event.kind == "error").map(events::summary).collect();
     Bench {
         pipeline: options.pipeline.clone(),
@@ -218,13 +276,8 @@ fn sum_up(options: &Options, input: String, report: &Report, cpu_cores: f64, mem
         source_late: report.source.0,
         fps_in: summary.fps_in,
         fps_out: summary.fps_out,
-        latency_ms: Latency {
-            end_to_end,
-            floor,
-            added: summary.added_ms,
-            added_at_p50: end_to_end.p50 - floor.p50,
-            added_at_p95: end_to_end.p95 - floor.p95,
-        },
+        latency_ms: Latency::new(summary),
+        beside: None,
         stages_ms: words::stages(&account.interval["stream_latency_ms"]),
         first_output_ms: summary.first_output_ms,
         cpu_cores,
@@ -255,6 +308,20 @@ impl Bench {
             ("floor", words::latency(&latency_ms.floor)),
             ("added", words::latency(&latency_ms.added)),
         ];
+        if let Some(Second { frames, fps_in, fps_out, latency_ms }) = &self.beside {
+            rows.extend([
+                (
+                    "beside it",
+                    format!(
+                        "{} sent, {} received, {} missing; {fps_in:.2} in, {fps_out:.2} out a second",
+                        frames.sent, frames.received, frames.missing
+                    ),
+                ),
+                ("  end to end", words::latency(&latency_ms.end_to_end)),
+                ("  floor", words::latency(&latency_ms.floor)),
+                ("  added", words::latency(&latency_ms.added)),
+            ]);
+        }
         for (stage, figures) in &self.stages_ms {
             rows.push((stage, words::latency(figures)));
         }

@@ -231,13 +231,17 @@ impl Show {
                     Some(page) => widgets::overrides(&params, &page.known()),
                     None => params.clone(),
                 };
-                let result = rig.control().update(&sent).await.map_err(|error| error.to_string());
+                let result = match workflow && sent.is_empty() {
+                    // Nothing moved; an empty update would mean the default workflow.
+                    true => Ok(()),
+                    false => rig.control().update(&sent).await.map(drop).map_err(|error| error.to_string()),
+                };
                 if result.is_ok()
                     && let Some(page) = page
                 {
                     page.params(&if workflow { params } else { in_force(&self.pipeline, &params) });
                 }
-                let _ = answer.send(result.map(|_| Taken { after, time_ms }));
+                let _ = answer.send(result.map(|()| Taken { after, time_ms }));
             }
             Order::Kill(answer) => {
                 let _ = answer.send(rig.runner().kill_engine().ok_or_else(|| "There is no engine right now.".into()));

@@ -13,6 +13,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use super::{logging, settings};
 use crate::engine;
 use crate::frame::{FramePool, Size};
+use crate::media::is_address;
 use crate::pipeline::{Checked, LoadContext, Params, Pipeline, registry};
 
 mod error;
@@ -41,12 +42,15 @@ pub(super) fn command() -> Command {
     let raw = "Video files of any kind that FFmpeg reads, and raw rgb24 frames: `.rgb`, `.raw`, `-` for standard input and \
                output, or any name with --format rgb24. The output has the pipeline's width and height (512 x 512 unless \
                --params say otherwise); pictures of another size are scaled until they cover it, and cropped in the \
-               middle. Audio of a video file goes along.";
+               middle. Audio of a video file goes along. Addresses work on both sides: rtmp://, rtsp://, srt://; with \
+               ?listen=1 behind one, whoever sends or watches comes to this program.";
     let text =
         |id: &'static str, name: &'static str, help: &'static str| Arg::new(id).long(id).value_name(name).help(help);
     let command = Command::new("process").about(about).after_help(raw).args([
-        text("input", "FILE", "What to read.").required(true).value_parser(value_parser!(PathBuf)),
-        text("output", "FILE", "What to write; an existing file is replaced.")
+        text("input", "FILE", "What to read: a file or an address.")
+            .required(true)
+            .value_parser(value_parser!(PathBuf)),
+        text("output", "FILE", "What to write: a file, which is replaced, or an address.")
             .required(true)
             .value_parser(value_parser!(PathBuf)),
         text("pipeline", "NAME", "Name of the pipeline.").default_value("noop"),
@@ -173,6 +177,9 @@ impl Job {
     }
 
     fn is_raw(&self, path: &Path) -> bool {
+        if is_address(&path.to_string_lossy()) {
+            return false;
+        }
         let extension = path.extension().and_then(|extension| extension.to_str());
         path == Path::new("-")
             || extension.is_some_and(|extension| RAW.iter().any(|raw| extension.eq_ignore_ascii_case(raw)))
@@ -236,7 +243,9 @@ pub fn process(job: &Job, config: &engine::Config, stop: &AtomicBool) -> Result<
     if !job.is_raw(&job.output) {
         video::check_name(&job.output)?;
     }
-    writable(&job.input, &job.output)?;
+    if !is_address(&job.output.to_string_lossy()) {
+        writable(&job.input, &job.output)?;
+    }
     let size = checked.size;
     match source.size() {
         Some(given) if given != size => {

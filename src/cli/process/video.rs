@@ -2,14 +2,19 @@
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::error::ProcessError;
 use super::stages::{Buffers, Item, Sink, Source};
 use crate::engine;
 use crate::frame::{PixelFormat, Size, Timestamp};
 use crate::media::{
-    AudioCodec, AudioTrack, FileInfo, FileReader, FileWriter, MediaError, MediaItem, Quality, WriteConfig,
+    AudioCodec, AudioTrack, FileInfo, FileReader, FileWriter, MediaError, MediaItem, Quality, WriteConfig, is_address,
+    takes_streams,
 };
+
+/// Longest wait for the time of a picture.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// Endings of names that tell of a video file.
 const ENDINGS: [&str; 14] =
@@ -31,6 +36,16 @@ pub fn knows(ending: &str) -> bool {
 /// # Errors
 /// Says which ones can.
 pub fn check_name(path: &Path) -> Result<(), ProcessError> {
+    let name = path.to_string_lossy();
+    if is_address(&name) {
+        return match takes_streams(&name) {
+            true => Ok(()),
+            false => Err(ProcessError::Output {
+                path: name.into_owned(),
+                reason: "streams are written to rtmp://, rtsp://, srt://, udp:// and tcp://".into(),
+            }),
+        };
+    }
     let ending = path.extension().map(|ending| ending.to_string_lossy().into_owned()).unwrap_or_default();
     if one_of(&ending, &WRITABLE) {
         return Ok(());
@@ -46,21 +61,27 @@ pub struct VideoSource {
     path: String,
     info: FileInfo,
     repeats: u32,
+    /// What was looked at, where it can be read once only.
+    open: Option<FileReader>,
 }
 
 impl VideoSource {
     /// Looks at `path`, which is to be read `repeats` times.
     ///
     /// # Errors
-    /// It is not there, is no video, or cannot be decoded here.
+    /// It is not there, is no video, or cannot be decoded here; an address cannot be read several times.
     pub fn open(path: &Path, repeats: u32) -> Result<Self, ProcessError> {
         let path = path.to_string_lossy().into_owned();
+        let live = is_address(&path);
+        if live && repeats > 1 {
+            return Err(ProcessError::Usage("--repeat is for files; a stream comes once".into()));
+        }
         let reader = reader(&path, None, PixelFormat::I420)?;
         let info = reader.info().clone();
         if info.size.is_none() {
             return Err(ProcessError::Input { path, reason: "there is no video in it".into() });
         }
-        Ok(Self { path, info, repeats })
+        Ok(Self { path, info, repeats, open: live.then_some(reader) })
     }
 }
 
@@ -96,11 +117,28 @@ impl Source for VideoSource {
         let (mut seq, mut offset, mut last, mut heard) = (0, 0, None::<Timestamp>, Timestamp(i64::MIN));
         for _ in 0..self.repeats {
             let mut end = offset;
-            for item in reader(&self.path, Some(buffers.size), buffers.format)? {
+            let live = self.open.is_some();
+            let reader = match self.open.take() {
+                None => reader(&self.path, Some(buffers.size), buffers.format)?,
+                Some(mut open) => {
+                    open.set_target(buffers.size, buffers.format).map_err(|error| broken(&self.path, error))?;
+                    open
+                }
+            };
+            for item in reader {
                 if buffers.stop.load(Ordering::Relaxed) {
                     return Ok(());
                 }
-                let item = match item? {
+                let item = match item {
+                    Ok(item) => item,
+                    // A sender that leaves is told of as an error by most protocols. What came is kept.
+                    Err(error) if live && seq > 0 => {
+                        tracing::warn!("The stream has ended: {error}");
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                let item = match item {
                     MediaItem::Video(mut frame) => {
                         // Files with times that repeat or go back exist; no frame is to be lost for it.
                         let least = last.map_or(i64::MIN, |last| last.0 + 1);
@@ -137,6 +175,21 @@ pub struct VideoSink {
     path: String,
     writer: Option<FileWriter>,
     audio: bool,
+    pace: Option<Pace>,
+}
+
+/// A stream leaves at the rate at which it is to be seen; a file as fast as it goes.
+#[derive(Default)]
+struct Pace(Option<(Instant, Timestamp)>);
+
+impl Pace {
+    /// Waits until the time of `pts` has come, by the first one.
+    fn wait(&mut self, pts: Timestamp) {
+        let (start, first) = *self.0.get_or_insert_with(|| (Instant::now(), pts));
+        let due = start + Duration::from_secs_f64(pts.since(first).max(0) as f64 / Timestamp::HZ as f64);
+        // A jump of the input's times is no reason to stand still.
+        std::thread::sleep(due.saturating_duration_since(Instant::now()).min(LONGEST));
+    }
 }
 
 impl VideoSink {
@@ -163,7 +216,10 @@ impl VideoSink {
         };
         let name = path.to_string_lossy().into_owned();
         match FileWriter::create(path, &config) {
-            Ok(writer) => Ok(Self { path: name, writer: Some(writer), audio: carries }),
+            Ok(writer) => {
+                let pace = is_address(&name).then(Pace::default);
+                Ok(Self { path: name, writer: Some(writer), audio: carries, pace })
+            }
             Err(error) => Err(broken(&name, error)),
         }
     }
@@ -180,6 +236,9 @@ fn broken(path: &str, error: MediaError) -> ProcessError {
 impl Sink for VideoSink {
     fn put(&mut self, item: Item) -> Result<(), ProcessError> {
         let Some(writer) = &mut self.writer else { return Ok(()) };
+        if let (Some(pace), Item::Video(frame)) = (&mut self.pace, &item) {
+            pace.wait(frame.pts);
+        }
         let written = match item {
             Item::Video(frame) => writer.video(&frame),
             Item::Audio(packet) if self.audio => writer.audio(&packet),

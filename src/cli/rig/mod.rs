@@ -19,6 +19,7 @@ use crate::media::MediaError;
 use crate::pipeline::Params;
 use crate::trickle::TrickleError;
 
+pub mod beside;
 pub mod call;
 pub mod control;
 pub mod decode;
@@ -34,6 +35,7 @@ pub mod source;
 pub mod stop;
 pub mod words;
 
+use beside::Beside;
 use control::Control;
 use events::Events;
 use lab::{Channel, Channels, Lab};
@@ -214,6 +216,22 @@ impl Rig {
         Ok(Self { lab, runner, channels, ledger, events, control, source, floor, output, params, ordered, proxy })
     }
 
+    /// Runs a second stream of the same parameters through the runner, which needs room for two.
+    ///
+    /// # Errors
+    /// The runner refuses it, or a channel does not open.
+    pub async fn beside(&self, source: source::Ready) -> Result<Beside, RigError> {
+        Beside::start(&self.lab, &self.runner, &self.params, source).await
+    }
+
+    /// Ends the second stream. Gives what it came to.
+    ///
+    /// # Errors
+    /// Its source failed, or its output cannot be read.
+    pub async fn finish_beside(&self, beside: Beside) -> Result<Summary, RigError> {
+        beside.finish(&self.lab).await
+    }
+
     /// The runner.
     pub fn runner(&self) -> &Runner {
         &self.runner
@@ -310,7 +328,7 @@ impl Rig {
         }
         let idle = runner.idle(END).await;
         // A stream's last interval is told before its end.
-        let account = runner.account().await;
+        let account = runner.account(channels.manifest_id()).await;
         let (start, log) = (runner.times(), runner.log());
         let provider = runner.provider().map(str::to_owned);
         let clean = runner.stop().await && idle;

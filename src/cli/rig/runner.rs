@@ -247,14 +247,16 @@ impl Runner {
             .map_err(|error| RigError::Runner(format!("answers {path} with something else ({error})"), Vec::new()))
     }
 
-    /// What it says of its newest stream.
-    pub async fn account(&self) -> Account {
+    /// What it says of the newest stream of that manifest id.
+    pub async fn account(&self, manifest_id: &str) -> Account {
         let get = async |path: &str, at: &str| -> Value {
             let answer = call::request(self.address, Method::GET, path, None).await;
             let body: Value = answer.ok().and_then(|(_, body)| serde_json::from_slice(&body).ok()).unwrap_or_default();
             body.pointer(at).cloned().unwrap_or_default()
         };
-        let stream = get("/metering/streams", "/streams/0").await;
+        let streams = get("/metering/streams", "/streams").await;
+        let named = |stream: &&Value| stream["manifest_id"] == manifest_id;
+        let stream = streams.as_array().into_iter().flatten().find(named).cloned().unwrap_or_default();
         let path = format!("/metering/streams/{}/intervals?last=1", stream["session"]);
         let interval = get(&path, "/intervals/0").await;
         Account { stream, interval }
@@ -284,6 +286,27 @@ impl Runner {
         }
         let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
         let message = answer.pointer("/detail/msg").and_then(Value::as_str).map(str::to_owned);
+        Err(RigError::Refused { status: status.as_u16(), message: message.unwrap_or_else(|| answer.to_string()) })
+    }
+
+    /// Orders a stream over `channels` as an orchestrator orders one of a worker that registered itself.
+    ///
+    /// # Errors
+    /// It refuses; the error carries its answer.
+    pub async fn order_worker(&self, channels: &Channels, params: &Params) -> Result<(), RigError> {
+        let body = json!({
+            "gateway_request_id": channels.manifest_id(),
+            "subscribe_url": channels.url(Channel::Input),
+            "publish_url": channels.url(Channel::Output),
+            "params": params,
+        });
+        let (status, answer) =
+            call::request(self.address, Method::POST, "/stream/start", Some(&body)).await.map_err(RigError::Socket)?;
+        if status.is_success() {
+            return Ok(());
+        }
+        let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
+        let message = answer["message"].as_str().map(str::to_owned);
         Err(RigError::Refused { status: status.as_u16(), message: message.unwrap_or_else(|| answer.to_string()) })
     }
 

@@ -1,7 +1,6 @@
 //! Files, devices and network addresses through libavformat.
 
 use std::ffi::{CStr, c_int, c_void};
-use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -311,20 +310,23 @@ pub(in crate::media) struct Writer {
 unsafe impl Send for Writer {}
 
 impl Writer {
-    /// Creates `path`, its format chosen by the name's ending.
+    /// Creates `path`, a file or an address. Its format is `format`, or chosen by the name's ending.
     pub fn create(
-        path: &Path,
+        path: &str,
+        format: Option<&str>,
         video: Option<&WriterVideo<'_>>,
         audio: Option<&WriterAudio<'_>>,
         options: &[(&str, &str)],
     ) -> Result<Self, AvError> {
         init();
-        let name = c_string(&path.to_string_lossy());
+        let name = c_string(path);
+        let format = format.map(c_string);
+        let format = format.as_ref().map_or(ptr::null(), |format| format.as_ptr());
         let mut writer =
             Self { context: ptr::null_mut(), packet: Packet::new(), video: None, audio: None, open: false };
         // SAFETY: allocates the context, null when the name's ending is unknown.
         AvError::check(unsafe {
-            sys::avformat_alloc_output_context2(&mut writer.context, ptr::null(), ptr::null(), name.as_ptr())
+            sys::avformat_alloc_output_context2(&mut writer.context, ptr::null(), format, name.as_ptr())
         })?;
         if let Some(v) = video {
             let (index, stream) = writer.add(v.codec, v.extradata)?;
@@ -356,10 +358,13 @@ impl Writer {
         // SAFETY: the context is complete; its byte stream is opened first and closed in drop.
         unsafe {
             if (*(*writer.context).oformat).flags & sys::AVFMT_NOFILE as c_int == 0 {
-                AvError::check(sys::avio_open(
+                // What the protocol does not know is left for the format.
+                AvError::check(sys::avio_open2(
                     &mut (*writer.context).pb,
                     name.as_ptr(),
                     sys::AVIO_FLAG_WRITE as c_int,
+                    ptr::null(),
+                    &mut options.0,
                 ))?;
             }
             AvError::check(sys::avformat_write_header(writer.context, &mut options.0))?;

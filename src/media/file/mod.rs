@@ -1,5 +1,6 @@
 //! Files, capture devices and network addresses: for trying things and for work off-line.
 
+mod address;
 mod read;
 mod record;
 mod write;
@@ -9,7 +10,40 @@ pub use record::Recorder;
 pub use write::{FileWriter, Quality, WriteConfig};
 
 use super::MediaError;
-use super::ffi::AvError;
+use super::ffi::{AvError, Writer, WriterAudio, WriterVideo};
+
+/// Whether a name is the address of a stream (`rtmp://…`) and not a file's.
+pub fn is_address(name: &str) -> bool {
+    address::address(name).is_some()
+}
+
+/// Whether a stream can be written to the address `name`.
+pub fn takes_streams(name: &str) -> bool {
+    address::address(name).is_some_and(|address| address.muxer.is_some())
+}
+
+/// Whether what is written to `name` has its parameter sets in the stream.
+fn repeats_headers(name: &str) -> bool {
+    address::address(name).is_some_and(|address| address.muxer == Some("mpegts"))
+}
+
+/// Whether Opus can be written to `name`, where that is known before it is tried.
+fn takes_opus(name: &str) -> bool {
+    address::address(name).is_none_or(|address| address.muxer != Some("flv"))
+}
+
+/// Time between the last byte that is written to `name` and the end that its receiver needs to get that byte.
+fn rest(name: &str) -> std::time::Duration {
+    address::address(name).map(|address| address.rest).unwrap_or_default()
+}
+
+/// Opens a file or an address for writing.
+fn create(name: &str, video: Option<&WriterVideo<'_>>, audio: Option<&WriterAudio<'_>>) -> Result<Writer, AvError> {
+    match address::address(name) {
+        None => Writer::create(name, None, video, audio, &[]),
+        Some(address) => Writer::create(&address.url, address.muxer, video, audio, &address.writing),
+    }
+}
 
 fn file_error(path: &str, e: AvError) -> MediaError {
     MediaError::File { path: without_credentials(path), reason: e.to_string() }

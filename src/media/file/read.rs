@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::address::address;
 use super::{file_error, without_credentials};
 use crate::frame::{FrameBuf, FramePool, PixelFormat, Size, Stamps, Timestamp, VideoFrame};
 use crate::media::convert::Converter;
@@ -101,6 +102,8 @@ pub struct FileReader {
     pool: FramePool,
     queue: VecDeque<MediaItem>,
     ended: bool,
+    /// Why it ended, where that is not the end of the source.
+    broken: Option<MediaError>,
     stopper: Stopper,
 }
 
@@ -126,15 +129,15 @@ impl FileReader {
         stopper: Stopper,
     ) -> Result<Self, MediaError> {
         let mut demuxer = None;
-        let mut options: Vec<(&str, &str)> = Vec::new();
+        let address = address(source);
+        let (mut url, mut options): (&str, &[(&str, &str)]) = (source, &[]);
         if source.starts_with("/dev/video") {
             register_devices().map_err(|reason| MediaError::File { path: source.into(), reason })?;
             demuxer = Some("video4linux2");
-        } else if source.contains("://") {
-            // Ten seconds without a byte end it; a short look is enough to know a live stream.
-            options.extend([("rw_timeout", "10000000"), ("analyzeduration", "2500000")]);
+        } else if let Some(address) = &address {
+            (url, options) = (&address.url, &address.reading);
         }
-        let reader = Reader::open(source, demuxer, &options, stopper.0.clone()).map_err(|e| file_error(source, e))?;
+        let reader = Reader::open(url, demuxer, options, stopper.0.clone()).map_err(|e| file_error(source, e))?;
         let (video, size, video_codec) = open_video(&reader, target)?;
         let (audio, track) = open_audio(&reader)?.unzip();
         if video.is_none() && audio.is_none() {
@@ -163,6 +166,7 @@ impl FileReader {
             pool: FramePool::new(8),
             queue: VecDeque::new(),
             ended: false,
+            broken: None,
             stopper,
         })
     }
@@ -170,6 +174,21 @@ impl FileReader {
     /// What is known of it.
     pub fn info(&self) -> &FileInfo {
         &self.info
+    }
+
+    /// Pictures that are still to come are scaled and cropped to `target`, in `format`.
+    ///
+    /// # Errors
+    /// [`MediaError::Config`] for a size of zero.
+    pub fn set_target(&mut self, target: Size, format: PixelFormat) -> Result<(), MediaError> {
+        if target.pixels() == 0 {
+            return Err(MediaError::Config { field: "target", reason: format!("{target} is no usable picture size") });
+        }
+        self.format = format;
+        if let Some(video) = &mut self.video {
+            video.target = target;
+        }
+        Ok(())
     }
 
     /// Ends this reader from another thread.
@@ -187,7 +206,15 @@ impl FileReader {
             self.ended = true;
             return Ok(());
         }
-        let Some(packet) = self.reader.read().map_err(|e| file_error(&self.source, e))? else {
+        let packet = match self.reader.read() {
+            Ok(packet) => packet,
+            // What came before comes out before the error is told.
+            Err(error) => {
+                self.broken = Some(file_error(&self.source, error));
+                None
+            }
+        };
+        let Some(packet) = packet else {
             self.ended = true;
             return self.drain();
         };
@@ -247,11 +274,12 @@ impl Iterator for FileReader {
                 return Some(Ok(item));
             }
             if self.ended {
-                return None;
+                // A reader that was stopped ends like one that came to its end.
+                let stopped = self.stopper.0.load(Ordering::Relaxed);
+                return self.broken.take().filter(|_| !stopped).map(Err);
             }
             if let Err(error) = self.step() {
                 self.ended = true;
-                // A reader that was stopped ends like one that came to its end.
                 return (!self.stopper.0.load(Ordering::Relaxed)).then_some(Err(error));
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use super::file_error;
+use super::{create, file_error};
 use crate::frame::Timestamp;
 use crate::media::ffi::{Kind, Writer, WriterAudio, WriterVideo};
 use crate::media::h264;
@@ -171,7 +171,7 @@ impl Track {
                 channels: *channels,
                 extradata: head,
             });
-            self.writer = Some(Writer::create(path, video.as_ref(), audio.as_ref(), &[]).map_err(error)?);
+            self.writer = Some(create(&path.to_string_lossy(), video.as_ref(), audio.as_ref()).map_err(error)?);
             // The file's time begins with its first packet.
             let first = self.held.iter().map(|h| h.dts).min().unwrap_or(0);
             self.offset -= first;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
-use super::{AudioTrack, file_error};
+use super::{AudioTrack, create, file_error, is_address, repeats_headers, rest, takes_opus, without_credentials};
 use crate::frame::{Size, Timestamp, VideoFrame};
 use crate::media::encode::{Encode, EncodeConfig};
 use crate::media::ffi::{Encoded, Kind, Writer, WriterAudio, WriterVideo};
@@ -34,6 +34,9 @@ pub struct WriteConfig {
     pub audio: Option<AudioTrack>,
 }
 
+/// Time between two key pictures for those who watch while it is written, in 90 kHz.
+const KEY_EVERY: i64 = 2 * Timestamp::HZ;
+
 /// Encodes frames into a file whose format its name's ending chooses, with audio packets beside them.
 pub struct FileWriter {
     path: String,
@@ -44,21 +47,31 @@ pub struct FileWriter {
     last: Option<Timestamp>,
     period: i64,
     dropped: u64,
+    live: bool,
+    /// When the last key picture was asked for.
+    key: Option<Timestamp>,
 }
 
 impl FileWriter {
-    /// Creates the file, or replaces it.
+    /// Creates the file, or replaces it. An address (`rtmp://…`, `rtsp://…`, `srt://…`) gets a live stream: no picture waits
+    /// for another, and one in two seconds is a key picture.
     ///
     /// # Errors
     /// An unknown ending, a place that cannot be written, a size or codec that the format does not take.
     pub fn create(path: &Path, config: &WriteConfig) -> Result<Self, MediaError> {
         let name = path.to_string_lossy().into_owned();
+        let opus = config.audio.as_ref().is_some_and(|audio| audio.codec == PacketCodec::Opus);
+        if opus && !takes_opus(&name) {
+            let reason = "RTMP takes AAC beside H.264, and the sound is Opus; media.audio = none leaves it out".into();
+            return Err(MediaError::File { path: without_credentials(&name), reason });
+        }
         let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
         let (encoder, codec, crf) = match config.quality {
             Quality::Lossless if ["mkv", "avi", "nut"].contains(&&*ending) => ("ffv1", "ffv1", 0),
             Quality::Lossless => ("libx264", "h264", 0),
             Quality::Crf(crf) => ("libx264", "h264", crf.clamp(1, 51)),
         };
+        let live = is_address(&name);
         let encode = Encode::new(
             EncodeConfig {
                 profile: String::new(),
@@ -67,8 +80,9 @@ impl FileWriter {
                 crf,
                 kbps: None,
                 fps: config.fps,
-                live: false,
-                global_header: true,
+                live,
+                // Who comes later reads them beside each key picture.
+                global_header: !repeats_headers(&name),
             },
             config.size,
         )?;
@@ -83,9 +97,19 @@ impl FileWriter {
             extradata: head,
         });
         let video = WriterVideo { codec, size: config.size, fps: config.fps, extradata: encode.extradata() };
-        let writer = Writer::create(path, Some(&video), audio.as_ref(), &[]).map_err(|e| file_error(&name, e))?;
+        let writer = create(&name, Some(&video), audio.as_ref()).map_err(|e| file_error(&name, e))?;
         let period = (Timestamp::HZ as f64 / config.fps.max(0.001)).round() as i64;
-        Ok(Self { path: name, encode, writer, pending: VecDeque::new(), last: None, period, dropped: 0 })
+        Ok(Self {
+            path: name,
+            encode,
+            writer,
+            pending: VecDeque::new(),
+            last: None,
+            period,
+            dropped: 0,
+            live,
+            key: None,
+        })
     }
 
     /// Adds a frame. One that is not later than the last is dropped and counted.
@@ -100,8 +124,12 @@ impl FileWriter {
         self.last = Some(frame.pts);
         let time = self.encode.time(frame.pts);
         self.pending.push_back((time, frame.pts.0));
+        let key = self.live && self.key.is_none_or(|last| frame.pts.since(last) >= KEY_EVERY);
+        if key {
+            self.key = Some(frame.pts);
+        }
         let (mut written, pending, writer, period) = (Ok(()), &mut self.pending, &mut self.writer, self.period);
-        self.encode.push(frame, time, false, &mut |packet| {
+        self.encode.push(frame, time, key, &mut |packet| {
             if written.is_ok() {
                 written = write(writer, pending, period, &packet);
             }
@@ -135,7 +163,9 @@ impl FileWriter {
                 written = write(writer, pending, period, &packet);
             }
         })?;
-        written.and_then(|()| self.writer.finish()).map_err(|e| file_error(&self.path, e))
+        written.and_then(|()| self.writer.finish()).map_err(|e| file_error(&self.path, e))?;
+        std::thread::sleep(rest(&self.path));
+        Ok(())
     }
 }
 

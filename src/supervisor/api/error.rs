@@ -13,7 +13,9 @@ use utoipa::ToSchema;
 
 use crate::link::Outcome;
 use crate::supervisor::book::Refusal;
+use crate::supervisor::choice::ChoiceError;
 use crate::supervisor::hub::HubError;
+use crate::supervisor::recordings::RecordingError;
 
 /// Why a request is not served.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +41,10 @@ pub(super) enum ApiError {
     },
     /// What the hub says.
     Hub(HubError),
+    /// What becomes of a recording.
+    Recording(RecordingError),
+    /// Another pipeline, or a workflow of the folder.
+    Choice(ChoiceError),
     /// No such path.
     NotFound,
     /// No such method on that path.
@@ -82,6 +88,24 @@ impl From<HubError> for ApiError {
     }
 }
 
+impl From<RecordingError> for ApiError {
+    fn from(error: RecordingError) -> Self {
+        match error {
+            RecordingError::Hub(error) => Self::Hub(error),
+            error => Self::Recording(error),
+        }
+    }
+}
+
+impl From<ChoiceError> for ApiError {
+    fn from(error: ChoiceError) -> Self {
+        match error {
+            ChoiceError::Hub(error) => Self::Hub(error),
+            error => Self::Choice(error),
+        }
+    }
+}
+
 impl ApiError {
     /// The status code.
     pub fn status(&self) -> StatusCode {
@@ -89,6 +113,22 @@ impl ApiError {
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Token | Self::Closed => StatusCode::UNAUTHORIZED,
             Self::TooLarge(_) | Self::Body(_) | Self::ContentType(_) | Self::Model { .. } => StatusCode::BAD_REQUEST,
+            Self::Recording(error) => match error {
+                RecordingError::Off => StatusCode::FORBIDDEN,
+                RecordingError::NoStream | RecordingError::Missing => StatusCode::NOT_FOUND,
+                RecordingError::UnderWay | RecordingError::Refused(_) => StatusCode::CONFLICT,
+                RecordingError::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
+                RecordingError::Folder(_) | RecordingError::Hub(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            Self::Choice(error) => match error {
+                ChoiceError::Off => StatusCode::FORBIDDEN,
+                ChoiceError::Unknown(_) => StatusCode::BAD_REQUEST,
+                ChoiceError::NoWorkflow => StatusCode::NOT_FOUND,
+                ChoiceError::Running | ChoiceError::Loading | ChoiceError::Sold | ChoiceError::Unready { .. } => {
+                    StatusCode::CONFLICT
+                }
+                ChoiceError::Folder(_) | ChoiceError::Hub(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            },
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Hub(HubError::Engine(outcome)) => match outcome {
@@ -119,6 +159,8 @@ impl ApiError {
             Self::Model { configured, called } => {
                 format!("pipeline configured with {configured} but called with {called}.")
             }
+            Self::Recording(error) => error.to_string(),
+            Self::Choice(error) => error.to_string(),
             Self::NotFound => "Not Found".into(),
             Self::Method => "Method Not Allowed".into(),
             Self::Hub(error) => match error {
@@ -201,6 +243,14 @@ mod tests {
                 "live-video-to-video pipeline error: no libfoo",
             ),
             (ApiError::Hub(HubError::Away), 500, "insufficient capacity: the engine is being restarted"),
+            (
+                ApiError::Recording(RecordingError::Off),
+                403,
+                "recordings are off; the setting record.path names their folder",
+            ),
+            (ApiError::Recording(RecordingError::Missing), 404, "no such recording"),
+            (ApiError::Recording(RecordingError::UnderWay), 409, "the recording is under way; stop it first"),
+            (ApiError::Choice(ChoiceError::Running), 409, "a stream runs; another pipeline is loaded when none does"),
             (ApiError::NotFound, 404, "Not Found"),
             (ApiError::Method, 405, "Method Not Allowed"),
         ];

@@ -16,12 +16,14 @@ use super::server::Caller;
 mod app;
 mod auth;
 mod body;
+mod choice;
 mod error;
 mod image;
 mod local;
 mod metering;
 mod openapi;
 mod read;
+mod recordings;
 mod room;
 mod runner;
 mod start;
@@ -35,7 +37,7 @@ pub(super) use room::peer;
 pub use fuzz::{fuzz_start_body, fuzz_stream_body};
 
 /// Every route that is counted by its own name.
-const ROUTES: [&str; 23] = [
+const ROUTES: [&str; 24] = [
     "/image",
     "/health",
     "/version",
@@ -48,6 +50,7 @@ const ROUTES: [&str; 23] = [
     "/api/params",
     "/api/status",
     "/api/pipeline",
+    "/api/pipelines",
     "/api/stop",
     "/api/trace",
     "/metering/streams",
@@ -74,7 +77,9 @@ pub(super) fn router(hub: Arc<Hub>, door: Option<Arc<Door>>) -> Router {
     let api = both(api, "/api/live-video-to-video", post(local::start));
     let api = both(api, "/api/params", post(local::params));
     let api = both(api, "/api/status", get(local::status));
-    let api = both(api, "/api/pipeline", get(local::pipeline));
+    let api = both(api, "/api/pipeline", get(local::pipeline).post(choice::switch));
+    let api = both(api, "/api/pipelines", get(choice::list));
+    let api = both(api, "/api/workflows/{name}", get(choice::workflow));
     let api = both(api, "/api/stop", post(local::stop));
     let api = both(api, "/api/trace", post(metering::trace));
     let api = both(api, "/metering/streams", get(metering::streams));
@@ -82,6 +87,9 @@ pub(super) fn router(hub: Arc<Hub>, door: Option<Arc<Door>>) -> Router {
     let api = both(api, "/metering/streams/{id}/frames", get(metering::frames));
     let api = both(api, "/workflow/check", post(workflow::check));
     let api = both(api, "/workflow/plan", post(workflow::plan));
+    let api = both(api, "/recordings", get(recordings::list).post(recordings::start));
+    let api = both(api, "/recordings/{id}", get(recordings::get).delete(recordings::delete));
+    let api = both(api, "/recordings/{id}/stop", post(recordings::stop));
     let api = api.merge(stream::routes(&hub.config.stream_prefix));
     let api = api.merge(runner::routes());
     let api = both(api, "/image", post(image::image));
@@ -89,7 +97,7 @@ pub(super) fn router(hub: Arc<Hub>, door: Option<Arc<Door>>) -> Router {
         Some(door) => api.merge(webrtc::routes(door)),
         None => api,
     };
-    let api = api.merge(openapi::pages(&hub.config.version));
+    let api = api.merge(openapi::pages(&hub.config.version, &hub.config.stream_prefix));
     // The last word on anything that no route takes.
     let api = api.fallback(nothing).method_not_allowed_fallback(other_method);
     api.layer(middleware::from_fn_with_state(hub.clone(), count)).with_state(hub)
@@ -118,6 +126,7 @@ async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
         .copied()
         .or_else(stream)
         .or_else(|| webrtc::label(trimmed))
+        .or_else(|| recordings::label(trimmed))
         .unwrap_or("other");
     let peer = request.extensions().get::<Caller>().map(|caller| caller.0.ip().to_canonical());
     let response = match auth::guard(&hub, peer, request.method(), trimmed, request.headers()) {

@@ -7,7 +7,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{image, local, metering, read, runner, start, stream, webrtc, workflow};
+use super::{choice, image, local, metering, read, recordings, runner, start, stream, webrtc, workflow};
 use crate::supervisor::hub::Hub;
 
 #[derive(OpenApi)]
@@ -35,6 +35,7 @@ use crate::supervisor::hub::Hub;
         stream::status,
         stream::stop_one,
         stream::update_one,
+        stream::update_one_too,
         stream::status_one,
         stream::list,
         runner::start,
@@ -51,6 +52,14 @@ use crate::supervisor::hub::Hub;
         webrtc::trickle,
         webrtc::leave,
         webrtc::ice,
+        recordings::list,
+        recordings::start,
+        recordings::stop,
+        recordings::get,
+        recordings::delete,
+        choice::list,
+        choice::switch,
+        choice::workflow,
     ),
     modifiers(&Bearer)
 )]
@@ -65,9 +74,15 @@ impl Modify for Bearer {
     }
 }
 
-/// The OpenAPI description.
-fn document(version: &str) -> utoipa::openapi::OpenApi {
+/// The OpenAPI description; `prefix` stands before the routes of streams.
+fn document(version: &str, prefix: &str) -> utoipa::openapi::OpenApi {
     let mut document = Doc::openapi();
+    let paths = std::mem::take(&mut document.paths.paths).into_iter();
+    let whole = |path: String| match path == "/streams" || path.starts_with("/stream/") {
+        true => format!("{prefix}{path}"),
+        false => path,
+    };
+    document.paths.paths = paths.map(|(path, item)| (whole(path), item)).collect();
     document.info.version = version.to_owned();
     document.info.license = None;
     document.info.contact = None;
@@ -75,8 +90,8 @@ fn document(version: &str) -> utoipa::openapi::OpenApi {
 }
 
 /// `/openapi.json` and the pages under `/docs`.
-pub(super) fn pages(version: &str) -> Router<Arc<Hub>> {
-    SwaggerUi::new("/docs").url("/openapi.json", document(version)).into()
+pub(super) fn pages(version: &str, prefix: &str) -> Router<Arc<Hub>> {
+    SwaggerUi::new("/docs").url("/openapi.json", document(version, prefix)).into()
 }
 
 #[cfg(test)]
@@ -87,7 +102,7 @@ mod tests {
 
     #[test]
     fn operations_have_the_names_that_clients_are_made_from() {
-        let document: Value = serde_json::to_value(document("1.2.3")).expect("json");
+        let document: Value = serde_json::to_value(document("1.2.3", "")).expect("json");
         assert!(
             document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")),
             "{}",
@@ -112,6 +127,41 @@ mod tests {
         ] {
             assert_eq!(document["paths"][path][method]["operationId"], id);
         }
+        for (path, method) in [
+            ("/stream/start", "post"),
+            ("/stream/stop", "post"),
+            ("/stream/params", "post"),
+            ("/stream/status", "get"),
+            ("/stream/{id}/stop", "post"),
+            ("/stream/{id}/params", "post"),
+            ("/stream/{id}/update", "post"),
+            ("/stream/{id}/status", "get"),
+            ("/streams", "get"),
+            ("/recordings", "post"),
+            ("/recordings/{id}", "delete"),
+            ("/api/pipeline", "post"),
+        ] {
+            let operation = &document["paths"][path][method];
+            let well = |(status, _): (&String, &Value)| status.starts_with('2');
+            assert!(operation["responses"].as_object().is_some_and(|all| all.iter().any(well)), "{path}");
+            assert!(operation["responses"]["401"].is_object() && operation["security"].is_array(), "{path}");
+            assert!(operation["summary"].is_string() || operation["description"].is_string(), "{path}");
+        }
+        // Whatever a start may carry is named, and every reference leads somewhere.
+        let schemas = &document["components"]["schemas"];
+        let start = &schemas["StreamStart"];
+        assert_eq!(start["required"], serde_json::json!(["gateway_request_id", "subscribe_url", "publish_url"]));
+        assert_eq!(schemas["StreamParams"]["properties"]["max_framerate"]["maximum"], 60);
+        let text = document.to_string();
+        for reference in text.split("\"#/components/schemas/").skip(1) {
+            let name = reference.split('"').next().unwrap_or_default();
+            assert!(schemas[name].is_object(), "{name}");
+        }
+        // With a prefix the routes of streams move, and no others.
+        let moved: Value = serde_json::to_value(super::document("1.2.3", "/v1")).expect("json");
+        let paths = &moved["paths"];
+        assert!(paths["/v1/stream/{id}/update"].is_object() && paths["/v1/streams"].is_object());
+        assert!(paths["/health"].is_object() && paths["/stream/start"].is_null());
         let required = &document["components"]["schemas"]["LiveVideoToVideoParams"]["required"];
         assert_eq!(*required, serde_json::json!(["subscribe_url", "publish_url"]));
         let whip = &document["paths"]["/whip"]["post"];

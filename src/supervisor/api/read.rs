@@ -81,11 +81,7 @@ pub(super) async fn health(State(hub): State<Arc<Hub>>) -> Json<HealthCheck> {
 #[utoipa::path(get, path = "/version", operation_id = "version", responses((status = 200, body = Version)))]
 pub(super) async fn version(State(hub): State<Arc<Hub>>) -> Json<Version> {
     let config = &hub.config;
-    Json(Version {
-        pipeline: config.pipeline.clone(),
-        model_id: config.model_id.clone(),
-        version: config.version.clone(),
-    })
+    Json(Version { pipeline: config.pipeline.clone(), model_id: hub.model_id(), version: config.version.clone() })
 }
 
 /// The version alone.
@@ -106,7 +102,7 @@ pub(super) async fn hardware_info(State(hub): State<Arc<Hub>>) -> Json<HardwareI
     let gpus = hub.hardware.gpus().await;
     Json(HardwareInformation {
         pipeline: hub.config.pipeline.clone(),
-        model_id: hub.config.model_id.clone(),
+        model_id: hub.model_id(),
         gpu_info: gpus.into_iter().map(|(index, gpu)| (index, gpu.into())).collect(),
     })
 }
@@ -120,7 +116,7 @@ pub(super) async fn hardware_stats(State(hub): State<Arc<Hub>>) -> Json<Hardware
     let gpus = hub.hardware.gpus().await;
     Json(HardwareStats {
         pipeline: hub.config.pipeline.clone(),
-        model_id: hub.config.model_id.clone(),
+        model_id: hub.model_id(),
         gpu_stats: gpus.into_iter().map(|(index, gpu)| (index, gpu.into())).collect(),
     })
 }

@@ -97,9 +97,9 @@ pub(super) async fn start(
     let bytes = body::read(&headers, body, hub.config.max_body).await?;
     let request = body::start(&bytes, body::is_json(&headers), body::Dialect::Orchestrator)?;
     auth::check(&headers, &hub.config.auth_token)?;
-    let configured = &hub.config.model_id;
-    if !request.model_id.is_empty() && request.model_id != *configured {
-        return Err(ApiError::Model { configured: configured.clone(), called: request.model_id });
+    let configured = hub.model_id();
+    if !request.model_id.is_empty() && request.model_id != configured {
+        return Err(ApiError::Model { configured, called: request.model_id });
     }
     hub.start(request).await?;
     Ok(Json(LiveVideoToVideoResponse::default()))

@@ -43,13 +43,13 @@ function control(name, schema, value, fixed) {
     const box = element("input", { type: "checkbox", ...common });
     box.checked = Boolean(value);
     readers.set(name, () => box.checked);
-    return element("label", { class: "field check" }, box, heading(), ...about);
+    return element("label", { class: "field check", for: id }, box, heading(), ...about);
   }
   if (Array.isArray(schema.enum)) {
     const list = element("select", common, ...schema.enum.map((each) => element("option", { value: each }, String(each))));
     list.value = value;
     readers.set(name, () => schema.enum[list.selectedIndex]);
-    return element("label", { class: "field" }, heading(), list, ...about);
+    return element("label", { class: "field", for: id }, heading(), list, ...about);
   }
   if (schema.type === "number" || schema.type === "integer") {
     const whole = schema.type === "integer";
@@ -62,24 +62,24 @@ function control(name, schema, value, fixed) {
     const box = element("input", { type: range ? "range" : "number", ...bounds, ...common });
     box.value = value;
     readers.set(name, () => box.valueAsNumber);
-    if (!range) return element("label", { class: fixed ? "field fixed" : "field" }, heading(), box, ...about);
+    if (!range) return element("label", { class: fixed ? "field fixed" : "field", for: id }, heading(), box, ...about);
     const shown = element("output", { for: id }, String(value));
     box.addEventListener("input", () => { shown.value = box.value; });
-    return element("label", { class: "field" }, heading(shown), box, ...about);
+    return element("label", { class: "field", for: id }, heading(shown), box, ...about);
   }
   if (schema.type === "string") {
     const long = !(schema.maxLength <= 200);
     const box = element(long ? "textarea" : "input", { ...(long ? { rows: "3" } : { type: "text" }), ...common });
     box.value = value ?? "";
     readers.set(name, () => box.value);
-    return element("label", { class: "field" }, heading(), box, ...about);
+    return element("label", { class: "field", for: id }, heading(), box, ...about);
   }
   const text = JSON.stringify(value ?? null);
   const rows = String(Math.min(8, 1 + Math.floor(text.length / 40)));
   const box = element("textarea", { spellcheck: "false", class: "json", rows, ...common });
   box.value = text;
   readers.set(name, () => JSON.parse(box.value));
-  return element("label", { class: "field" }, heading(), box, ...about);
+  return element("label", { class: "field", for: id }, heading(), box, ...about);
 }
 
 function answer(text, kind = "") {

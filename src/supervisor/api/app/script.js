@@ -89,7 +89,7 @@ async function view(stream) {
 
 // Controls, made from the schema of the pipeline's parameters.
 
-const pipeline = { name: "", schema: {}, params: {} };
+const pipeline = { name: "", schema: {}, params: {}, nodes: null };
 const readers = new Map();
 
 function weighted(name, value, changed) {
@@ -128,13 +128,13 @@ function control(name, schema, value, changed) {
     const box = element("input", { type: "checkbox", ...common });
     box.checked = Boolean(value);
     readers.set(name, () => box.checked);
-    return element("label", { class: "field check" }, box, heading(), ...about);
+    return element("label", { class: "field check", for: id }, box, heading(), ...about);
   }
   if (choices) {
     const list = element("select", common, ...choices.map((each) => element("option", {}, String(each))));
     list.selectedIndex = Math.max(0, choices.indexOf(value));
     readers.set(name, () => choices[list.selectedIndex]);
-    return element("label", { class: "field" }, heading(), list, ...about);
+    return element("label", { class: "field", for: id }, heading(), list, ...about);
   }
   const numeric = fits("number") ?? fits("integer");
   if (numeric && (typeof value === "number" || kinds.length === 1)) {
@@ -148,7 +148,7 @@ function control(name, schema, value, changed) {
     readers.set(name, () => box.valueAsNumber);
     const shown = element("output", { for: id }, String(value));
     box.addEventListener("input", () => { shown.value = box.value; });
-    return element("label", { class: "field" }, heading(...(short ? [shown] : [])), box, ...about);
+    return element("label", { class: "field", for: id }, heading(...(short ? [shown] : [])), box, ...about);
   }
   if (/prompt/.test(name) && fits("string") && fits("array")) {
     return element("div", { role: "group", "aria-label": title, class: "field" }, heading(), weighted(name, value, changed), ...about);
@@ -158,23 +158,70 @@ function control(name, schema, value, changed) {
     const box = element(long ? "textarea" : "input", { ...(long ? { rows: "3" } : { type: "text" }), ...common });
     box.value = value ?? "";
     readers.set(name, () => box.value);
-    return element("label", { class: "field" }, heading(), box, ...about);
+    return element("label", { class: "field", for: id }, heading(), box, ...about);
   }
   const box = element("textarea", { rows: "2", spellcheck: "false", ...common });
   box.value = JSON.stringify(value ?? null);
   readers.set(name, () => JSON.parse(box.value));
-  return element("label", { class: "field" }, heading(), box, ...about);
+  return element("label", { class: "field", for: id }, heading(), box, ...about);
 }
 
-// What the controls do not show is kept as it was.
+// What the controls do not show is kept as it was. What a workflow's controls say stands beside it by node, where it is not
+// what the workflow itself says.
 function values() {
   const set = { ...pipeline.params };
   for (const [name, read] of readers) {
     const value = read();
+    const widget = widgets.get(name);
+    if (widget) {
+      if (value !== widget.own) set[widget.node] = { ...set[widget.node], [widget.input]: value };
+      continue;
+    }
     if (value === null && !(name in pipeline.params)) continue;
     set[name] = value;
   }
   return set;
+}
+
+// The controls of a workflow: one for each widget that has an effect, named NODE.INPUT.
+
+const widgets = new Map();
+
+function widgetFields(nodes, params) {
+  widgets.clear();
+  const fields = [];
+  for (const [node, { class_type, title, inputs }] of Object.entries(nodes ?? {})) {
+    for (const [input, widget] of Object.entries(inputs ?? {})) {
+      if (!widget.widget || widget.ignored || /^Load(Image|Audio)/.test(class_type)) continue;
+      const name = `${node}.${input}`;
+      const type = { INT: "integer", FLOAT: "number", BOOLEAN: "boolean" }[widget.type] ?? "string";
+      const schema = {
+        type, title: `${title || class_type} · ${input}`,
+        description: widget.live ? "Takes effect on the next frame." : "Needs another graph, which is built beside the stream.",
+      };
+      const known = { min: "minimum", max: "maximum", step: "multipleOf", choices: "enum" };
+      for (const [from, to] of Object.entries(known)) if (widget[from] !== undefined) schema[to] = widget[from];
+      widgets.set(name, { node, input, own: widget.value });
+      fields.push([name, schema, params[node]?.[input] ?? widget.value]);
+    }
+  }
+  return fields;
+}
+
+// Looks at the workflow of `params` and shows its controls; without one there are those of the pipeline alone.
+async function arrange(params) {
+  pipeline.nodes = null;
+  const workflow = params.prompt ?? params.prompts;
+  if (/comfy/.test(pipeline.name) && workflow) {
+    const response = await call("workflow/check", {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(workflow),
+    });
+    const found = await response.json();
+    if (!found.runs) throw new Refused(found.message || "This workflow does not run here.");
+    // What runs, in the order in which it does.
+    pipeline.nodes = Object.fromEntries(found.plan.nodes.map(({ id }) => [id, found.nodes[0][id]]));
+  }
+  build(params);
 }
 
 function build(params) {
@@ -183,7 +230,15 @@ function build(params) {
   const properties = Object.entries(pipeline.schema.properties ?? {});
   const late = ["width", "height", "show_reloading_frame"];
   properties.sort(([a], [b]) => late.indexOf(a) - late.indexOf(b));
-  const fields = properties.map(([name, schema]) => control(name, schema, params[name] ?? schema.default ?? null, send));
+  const own = widgetFields(pipeline.nodes, params);
+  // What stands under a node's id is shown by the node's controls.
+  for (const { node } of widgets.values()) delete pipeline.params[node];
+  // A workflow is shown by its controls, and as JSON below.
+  const shown = properties.filter(([name]) => !(name === "prompt" && pipeline.nodes));
+  const fields = [
+    ...own.map(([name, schema, value]) => control(name, schema, value, send)),
+    ...shown.map(([name, schema]) => control(name, schema, params[name] ?? schema.default ?? null, send)),
+  ];
   $("params").replaceChildren(...(fields.length ? fields : ["This pipeline has none."]));
   $("json").value = JSON.stringify(values(), null, 2);
   lines();
@@ -242,14 +297,39 @@ function send() {
     lines();
   }
   if (live?.control.readyState !== "open") return;
+  const text = JSON.stringify(set);
+  // A slider that is let go of says once more what it said last.
+  if (text === told.text) return;
   requests += 1;
-  live.control.send(JSON.stringify({ type: "update_params", params: set, request_id: requests }));
+  live.control.send(JSON.stringify({ type: "update_params", params: partial(set), request_id: requests }));
+}
+
+// While the workflow stays what it is, what moved is sent by node, and the workflow is not.
+let told = { text: "", workflow: null, moved: new Map() };
+
+function partial(set) {
+  const workflow = JSON.stringify(set.prompt ?? set.prompts ?? null);
+  const now = new Map([...widgets].map(([name, { node, input }]) => [name, [node, input, readers.get(name)()]]));
+  const same = pipeline.nodes && told.workflow === workflow;
+  const before = told.moved;
+  told = { text: JSON.stringify(set), workflow, moved: now };
+  const moved = [...now].filter(([name, [, , value]]) => before.get(name)?.[2] !== value);
+  // Without a node the workflow itself has to be named, or the default is meant.
+  if (!same || !moved.length) return set;
+  const few = { ...set };
+  delete few.prompt;
+  delete few.prompts;
+  for (const { node } of widgets.values()) delete few[node];
+  for (const [, [node, input, value]] of moved) few[node] = { ...few[node], [input]: value };
+  return few;
 }
 
 function answered(message) {
   if (message.request_id !== requests) return;
   for (const each of document.querySelectorAll("#params [aria-invalid]")) each.removeAttribute("aria-invalid");
   if (message.success) return say("answer", "In force.", "good");
+  // What is in force is not what was told: the next is sent whole.
+  told = { text: "", workflow: null, moved: new Map() };
   say("answer", message.error, "bad");
   const field = $(`param-${message.error.split(":")[0]}`);
   field?.setAttribute("aria-invalid", "true");
@@ -353,9 +433,12 @@ async function start() {
   await pc.setLocalDescription();
   await gathered(pc);
   say("message", "Asking the runner…");
+  const first = values();
+  told = { text: "", workflow: null, moved: new Map() };
+  partial(first);
   const response = await call("offer", {
     method: "POST", headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ offer: pc.localDescription, params: values() }),
+    body: JSON.stringify({ offer: pc.localDescription, params: first }),
   });
   if (live !== mine) return;
   mine.resource = response.headers.get("location");
@@ -365,6 +448,8 @@ async function start() {
   $("whep-link").value = `${base}/${mine.name}`;
   $("view-link").value = `${new URL("app", document.baseURI)}?view=whep&stream=${mine.name}`;
   $("links").hidden = false;
+  $("record").disabled = false;
+  $("load").disabled = true;
   $("start").disabled = true;
   $("stop").disabled = false;
 }
@@ -377,6 +462,11 @@ function stop() {
   stream.getTracks().forEach((track) => track.stop());
   pc.close();
   $("links").hidden = true;
+  $("record").disabled = true;
+  $("load").disabled = false;
+  if (recording) setTimeout(recordings, 500);
+  recording = null;
+  pressed();
   $("start").disabled = false;
   $("stop").disabled = true;
   say("state", "not connected");
@@ -416,6 +506,124 @@ function listed(chosen = "") {
   const names = Object.keys(presets()).sort();
   $("preset").replaceChildren(element("option", { value: "" }, "–"), ...names.map((name) => element("option", {}, name)));
   $("preset").value = chosen;
+}
+
+// Another pipeline, and the runner's own workflows.
+
+// The same parameters with another workflow.
+async function use(workflow) {
+  const { width, height, fallback } = values();
+  const kept = Object.fromEntries(Object.entries({ width, height, fallback }).filter(([, value]) => value !== undefined));
+  await arrange({ ...kept, prompt: workflow });
+  send();
+}
+
+let shelved = "";
+
+async function choices() {
+  const all = await (await call("api/pipelines")).json();
+  const offered = JSON.stringify([all.pipeline, all.pipelines, all.workflows]);
+  $("switch").hidden = !all.switch;
+  $("shelf-label").hidden = !all.workflows.length || !/comfy/.test(all.pipeline);
+  $("choice").hidden = $("switch").hidden && $("shelf-label").hidden;
+  $("progress").hidden = all.ready;
+  const failed = all.failed ? `That could not be loaded: ${all.failed}` : "";
+  if (!all.ready) say("loading", `Loading ${all.pipeline}: ${all.detail ?? "…"}`);
+  else say("loading", failed, failed && "bad");
+  if (offered !== shelved) {
+    shelved = offered;
+    $("pipeline").replaceChildren(...all.pipelines.map(({ name, about, missing }) => {
+      const option = element("option", { value: name, title: missing ?? about }, missing ? `${name} (not here: ${missing})` : name);
+      option.disabled = Boolean(missing) && name !== all.pipeline;
+      return option;
+    }));
+    $("pipeline").value = all.pipeline;
+    $("shelf").replaceChildren(element("option", { value: "" }, "–"), ...all.workflows.map(({ name, runs, message }) => {
+      const option = element("option", { value: name, title: runs ? name : message }, runs ? name : `${name} (does not run here)`);
+      option.disabled = !runs;
+      return option;
+    }));
+  }
+  return all;
+}
+
+async function change(event) {
+  event.preventDefault();
+  try {
+    await call("api/pipeline", {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ pipeline: $("pipeline").value }),
+    });
+    // The controls are those of the pipeline that runs in the end.
+    for (;;) {
+      const { ready } = await choices();
+      if (ready) break;
+      await new Promise((done) => setTimeout(done, 500));
+    }
+    await describe();
+  } catch (error) {
+    say("loading", error.message, "bad");
+  }
+}
+
+// Recordings, which the runner writes beside the stream.
+
+let recording = null;
+
+function pressed() {
+  $("record").setAttribute("aria-pressed", String(Boolean(recording)));
+  $("record").textContent = recording ? "Stop recording" : "Record";
+}
+
+async function record() {
+  const json = { method: "POST", headers: { "Content-Type": "application/json" } };
+  $("record").disabled = true;
+  try {
+    if (recording) {
+      await call(`recordings/${recording}/stop`, { ...json, body: "{}" });
+      recording = null;
+      say("record-note", "The recording is whole.", "good");
+    } else {
+      const response = await call("recordings", { ...json, body: JSON.stringify({ stream: live?.name }) });
+      recording = (await response.json()).id;
+      say("record-note", "Recording from the next key picture on.");
+    }
+  } catch (error) {
+    say("record-note", error.message, "bad");
+  }
+  $("record").disabled = !live;
+  pressed();
+  await recordings();
+}
+
+async function download(id) {
+  const link = element("a", { download: `weir-${id}.ts` });
+  link.href = URL.createObjectURL(await (await call(`recordings/${id}`)).blob());
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+async function recordings() {
+  const { enabled, max_seconds, max_bytes, recordings: all } = await (await call("recordings")).json();
+  $("recordings").hidden = !enabled;
+  $("record-limits").textContent = `at most ${max_seconds} s and ${(max_bytes / 1e6).toFixed(0)} MB each`;
+  if (recording && !all.some(({ id, state }) => id === recording && state === "recording")) {
+    recording = null;
+    say("record-note", "The recording came to its limit, or its stream ended.");
+    pressed();
+  }
+  const words = { recording: "being written", whole: "", cut_off: "cut off" };
+  $("record-list").replaceChildren(...all.map(({ id, began_ms, state, bytes }) => {
+    const when = new Date(began_ms).toLocaleString();
+    const button = (word, act) => {
+      const made = element("button", { type: "button", "aria-label": `${word} the recording of ${when}` }, word);
+      made.disabled = state === "recording";
+      made.addEventListener("click", () => act().catch((error) => say("record-note", error.message, "bad")));
+      return made;
+    };
+    const drop = async () => { await call(`recordings/${id}`, { method: "DELETE" }); await recordings(); };
+    const text = [when, `${(bytes / 1e6).toFixed(1)} MB`, words[state]].filter(Boolean).join(", ");
+    return element("li", { "data-id": id }, element("span", {}, text), button("Download", () => download(id)), button("Delete", drop));
+  }));
 }
 
 async function main() {
@@ -463,15 +671,13 @@ async function main() {
   $("apply").addEventListener("click", () => {
     const set = read();
     if (!set) return $("json").focus();
-    build(set);
-    send();
+    arrange(set).then(send, (error) => say("json-error", error.message, "bad"));
   });
   $("workflow").addEventListener("change", async () => {
     const [file] = $("workflow").files;
     if (!file) return;
     try {
-      const workflow = JSON.parse(await file.text());
-      build({ ...values(), prompts: [workflow] });
+      await use(JSON.parse(await file.text()));
       say("json-error", "");
     } catch (error) {
       say("json-error", `${file.name}: ${error.message}`, "bad");
@@ -480,8 +686,7 @@ async function main() {
   $("preset").addEventListener("change", () => {
     const set = presets()[$("preset").value];
     if (!set) return;
-    build(set);
-    send();
+    arrange(set).then(send, (error) => say("answer", error.message, "bad"));
   });
   $("preset-save").addEventListener("click", () => {
     const name = prompt("Name of the preset", $("preset").value);
@@ -501,6 +706,19 @@ async function main() {
     $("access").hidden = true;
     describe();
   });
+  $("switch").addEventListener("submit", change);
+  $("shelf").addEventListener("change", async () => {
+    const name = $("shelf").value;
+    if (!name) return;
+    try {
+      await use(await (await call(`api/workflows/${encodeURIComponent(name)}`)).json());
+      say("loading", `${name} is chosen.`);
+    } catch (error) {
+      say("loading", error.message, "bad");
+    }
+  });
+  $("record").addEventListener("click", record);
+  setInterval(() => recording && recordings().catch(() => {}), 2000);
   navigator.mediaDevices?.addEventListener("devicechange", devices);
   devices().catch(() => {});
   setInterval(() => figures().catch(() => {}), 1000);
@@ -515,8 +733,10 @@ async function describe() {
     document.title = `Weir: ${about.name}`;
     $("workflow-label").hidden = !/comfy/.test(about.name);
     // The defaults: parameters in force belong to someone else's stream.
+    pipeline.nodes = null;
     build({});
     listed();
+    await Promise.all([choices(), recordings()]);
   } catch (error) {
     say("message", `The pipeline is not known yet: ${error.message}`, "bad");
     setTimeout(describe, 3000);

@@ -14,7 +14,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Map, Value, json};
 
-use super::error::ApiError;
+use super::error::{ApiError, HTTPError};
 use super::{auth, body, both};
 use crate::health::Word;
 use crate::link::Outcome;
@@ -22,6 +22,10 @@ use crate::supervisor::book::View;
 use crate::supervisor::hub::{Hub, HubError, SEVERAL};
 
 pub(super) mod params;
+mod wire;
+
+use wire::StreamParams;
+pub(super) use wire::{StreamAnswer, StreamShown, StreamStart, StreamState};
 
 /// Every route, below `prefix`.
 pub(super) fn routes(prefix: &str) -> Router<Arc<Hub>> {
@@ -32,7 +36,7 @@ pub(super) fn routes(prefix: &str) -> Router<Arc<Hub>> {
     let api = both(api, &format!("{prefix}/stream/status"), get(status));
     let api = both(api, &format!("{prefix}/stream/{{id}}/stop"), post(stop_one));
     let api = both(api, &format!("{prefix}/stream/{{id}}/params"), post(update_one));
-    let api = both(api, &format!("{prefix}/stream/{{id}}/update"), post(update_one));
+    let api = both(api, &format!("{prefix}/stream/{{id}}/update"), post(update_one_too));
     let api = both(api, &format!("{prefix}/stream/{{id}}/status"), get(status_one));
     both(api, &format!("{prefix}/streams"), get(list))
 }
@@ -146,12 +150,12 @@ fn state(hub: &Hub) -> Map<String, Value> {
 /// Starts a stream, as an orchestrator asks a worker that registered itself.
 #[utoipa::path(
     post, path = "/stream/start", operation_id = "workerStreamStart",
-    request_body(content = Object, description = "`gateway_request_id`, `subscribe_url`, `publish_url`, `control_url`, `events_url`, `data_url`, `figures`, `params`."),
+    request_body = StreamStart,
     responses(
-        (status = 200, description = "`{\"status\": \"success\", …}`", body = Object),
-        (status = 400, description = "The body is wrong.", body = Object),
-        (status = 401, description = "The token is missing or wrong.", body = Object),
-        (status = 503, description = "No room.", body = Object),
+        (status = 200, description = "`status` is `success`.", body = StreamAnswer),
+        (status = 400, description = "The body is wrong.", body = StreamAnswer),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 503, description = "No room.", body = StreamAnswer),
     ),
     security(("HTTPBearer" = []))
 )]
@@ -214,9 +218,9 @@ pub(super) fn refusal(error: HubError) -> (StatusCode, String) {
 #[utoipa::path(
     post, path = "/stream/stop", operation_id = "workerStreamStop",
     responses(
-        (status = 200, description = "`{\"status\": \"success\", …}`", body = Object),
-        (status = 400, description = "There is none.", body = Object),
-        (status = 401, description = "The token is missing or wrong.", body = Object),
+        (status = 200, description = "`status` is `success`.", body = StreamAnswer),
+        (status = 400, description = "There is none.", body = StreamAnswer),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
     ),
     security(("HTTPBearer" = []))
 )]
@@ -229,9 +233,9 @@ pub(super) async fn stop(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Res
     post, path = "/stream/{id}/stop", operation_id = "streamStop",
     params(("id" = String, Path, description = "The stream's `gateway_request_id` or stream id.")),
     responses(
-        (status = 200, description = "`{\"status\": \"success\", …}`", body = Object),
-        (status = 401, description = "The token is missing or wrong.", body = Object),
-        (status = 404, description = "There is none of that name.", body = Object),
+        (status = 200, description = "`status` is `success`.", body = StreamAnswer),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 404, description = "There is none of that name.", body = StreamAnswer),
     ),
     security(("HTTPBearer" = []))
 )]
@@ -265,12 +269,12 @@ fn done(message: &str, view: &View) -> Response {
 /// New parameters for the stream that `X-Stream-Id` names, or the only one.
 #[utoipa::path(
     post, path = "/stream/params", operation_id = "workerStreamParams",
-    request_body(content = Object, description = "Parameters of the pipeline, or `params` alone with an object or its JSON text."),
+    request_body(content = StreamParams, description = "Parameters, or `params` alone with an object or its JSON text."),
     responses(
-        (status = 200, description = "`{\"status\": \"success\", …}`", body = Object),
-        (status = 400, description = "There is none.", body = Object),
-        (status = 401, description = "The token is missing or wrong.", body = Object),
-        (status = 500, description = "A parameter is wrong.", body = Object),
+        (status = 200, description = "`status` is `success`.", body = StreamAnswer),
+        (status = 400, description = "There is none.", body = StreamAnswer),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 500, description = "A parameter is wrong.", body = StreamAnswer),
     ),
     security(("HTTPBearer" = []))
 )]
@@ -282,12 +286,12 @@ pub(super) async fn update(State(hub): State<Arc<Hub>>, headers: HeaderMap, body
 #[utoipa::path(
     post, path = "/stream/{id}/params", operation_id = "streamParams",
     params(("id" = String, Path, description = "The stream's `gateway_request_id` or stream id.")),
-    request_body(content = Object, description = "Parameters of the pipeline, or `params` alone with an object or its JSON text."),
+    request_body(content = StreamParams, description = "Parameters, or `params` alone with an object or its JSON text."),
     responses(
-        (status = 200, description = "`{\"status\": \"success\", …}`", body = Object),
-        (status = 401, description = "The token is missing or wrong.", body = Object),
-        (status = 404, description = "There is none of that name.", body = Object),
-        (status = 500, description = "A parameter is wrong.", body = Object),
+        (status = 200, description = "`status` is `success`.", body = StreamAnswer),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 404, description = "There is none of that name.", body = StreamAnswer),
+        (status = 500, description = "A parameter is wrong.", body = StreamAnswer),
     ),
     security(("HTTPBearer" = []))
 )]
@@ -298,6 +302,23 @@ pub(super) async fn update_one(
     body: Body,
 ) -> Response {
     updated(&hub, &headers, Target::Path(&id), body).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// As `/stream/{id}/params`, by the name that gateways use.
+#[utoipa::path(
+    post, path = "/stream/{id}/update", operation_id = "streamUpdate",
+    params(("id" = String, Path, description = "The stream's `gateway_request_id` or stream id.")),
+    request_body(content = StreamParams, description = "Parameters, or `params` alone with an object or its JSON text."),
+    responses(
+        (status = 200, description = "`status` is `success`.", body = StreamAnswer),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 404, description = "There is none of that name.", body = StreamAnswer),
+        (status = 500, description = "A parameter is wrong.", body = StreamAnswer),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn update_one_too(hub: State<Arc<Hub>>, id: Path<String>, headers: HeaderMap, body: Body) -> Response {
+    update_one(hub, id, headers, body).await
 }
 
 async fn updated(hub: &Hub, headers: &HeaderMap, target: Target<'_>, body: Body) -> Result<Response, Fault> {
@@ -320,18 +341,17 @@ pub(super) fn view(hub: &Hub, session: u64) -> Option<View> {
 pub(super) async fn put(hub: &Hub, view: &View, mut checked: params::Checked) -> Result<(), Fault> {
     let failed =
         |reason: String| Fault::Is(StatusCode::INTERNAL_SERVER_ERROR, format!("Parameter update failed: {reason}"));
-    if checked.max_fps.is_some() && checked.max_fps != view.max_fps {
-        return Err(failed("max_framerate cannot be changed while the stream runs".into()));
-    }
-    // The size belongs to the stream: an update that does not name it does not mean the default.
-    if !checked.params.contains_key("width") {
+    // The size belongs to the stream: an update that does not name it does not mean the default. A cap alone leaves the
+    // parameters alone.
+    let cap_alone = checked.params.is_empty() && checked.max_fps.is_some();
+    if !checked.params.contains_key("width") && !cap_alone {
         for side in ["width", "height"] {
             if let Some(value) = view.params.get(side) {
                 checked.params.insert(side.into(), value.clone());
             }
         }
     }
-    match hub.update(Some(view.session), checked.params).await {
+    match hub.update_capped(Some(view.session), checked.params, checked.max_fps).await {
         Ok(()) => Ok(()),
         Err(HubError::Engine(Outcome::NotFound)) => Err(bad("No active stream to update")),
         Err(error) => Err(failed(ApiError::Hub(error).message())),
@@ -342,8 +362,8 @@ pub(super) async fn put(hub: &Hub, view: &View, mut checked: params::Checked) ->
 #[utoipa::path(
     get, path = "/stream/status", operation_id = "workerStatus",
     responses(
-        (status = 200, description = "Status, and `stream` with the status object.", body = Object),
-        (status = 401, description = "The token is missing or wrong.", body = Object),
+        (status = 200, description = "What the runner is doing; while a stream runs also `client_active`, `client_running`, `fps`, `current_params`, and `stream` with its status object.", body = StreamState),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
     ),
     security(("HTTPBearer" = []))
 )]
@@ -384,6 +404,7 @@ fn shown(view: &View) -> Value {
         "width": side("width"),
         "height": side("height"),
         "frame_count": frames,
+        "max_framerate": view.max_fps,
         "status": view.status,
     })
 }
@@ -393,9 +414,9 @@ fn shown(view: &View) -> Value {
     get, path = "/stream/{id}/status", operation_id = "streamStatus",
     params(("id" = String, Path, description = "The stream's `gateway_request_id` or stream id.")),
     responses(
-        (status = 200, description = "The stream.", body = Object),
-        (status = 401, description = "The token is missing or wrong.", body = Object),
-        (status = 404, description = "There is none of that name.", body = Object),
+        (status = 200, description = "The stream.", body = StreamShown),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 404, description = "There is none of that name.", body = StreamAnswer),
     ),
     security(("HTTPBearer" = []))
 )]
@@ -409,7 +430,7 @@ pub(super) async fn status_one(State(hub): State<Arc<Hub>>, Path(id): Path<Strin
     get, path = "/streams", operation_id = "streams",
     responses(
         (status = 200, description = "`count` and `streams` by name.", body = Object),
-        (status = 401, description = "The token is missing or wrong.", body = Object),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
     ),
     security(("HTTPBearer" = []))
 )]

@@ -1,0 +1,181 @@
+//! `/recordings`: what streams put out, kept in files on this machine.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use tokio_util::io::ReaderStream;
+
+use super::error::{ApiError, HTTPError};
+use super::{auth, body, local};
+use crate::supervisor::hub::Hub;
+use crate::supervisor::recordings::{self, Name, RecordingError};
+
+/// The name that a path is counted by; `None` when it is none of ours.
+pub(super) fn label(path: &str) -> Option<&'static str> {
+    let mut parts = path.strip_prefix("/recordings")?.split('/');
+    match (parts.next()?, parts.next(), parts.next(), parts.next()) {
+        ("", None, ..) => Some("/recordings"),
+        ("", Some(_), None, _) => Some("/recordings/{id}"),
+        ("", Some(_), Some("stop"), None) => Some("/recordings/{id}/stop"),
+        _ => None,
+    }
+}
+
+fn named(id: &str) -> Result<Name, ApiError> {
+    Name::read(id).ok_or(ApiError::Recording(RecordingError::Missing))
+}
+
+/// Recordings, the newest first.
+#[utoipa::path(
+    get, path = "/recordings", operation_id = "recordings",
+    responses(
+        (status = 200, description = "`enabled`, `max_bytes`, `max_seconds`, and `recordings` with `id`, `began_ms`, `state` (`recording`, `whole`, `cut_off`) and `bytes`.", body = Object),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 500, description = "The folder cannot be read.", body = HTTPError),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn list(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
+    auth::check(&headers, &hub.config.auth_token)?;
+    let config = &hub.config.record;
+    let recordings = match config.path {
+        Some(_) => recordings::list(&hub).await?,
+        None => Vec::new(),
+    };
+    Ok(Json(json!({
+        "enabled": config.path.is_some(),
+        "max_bytes": config.max_size,
+        "max_seconds": config.max_time_ms / 1000,
+        "recordings": recordings,
+    })))
+}
+
+/// Begins to record a stream, from the next segment of its output on.
+#[utoipa::path(
+    post, path = "/recordings", operation_id = "recordingStart",
+    request_body(content = Object, description = "`{\"stream\": \"NAME\"}`, or `{}` for the only stream."),
+    responses(
+        (status = 201, description = "`{\"id\"}`", body = Object),
+        (status = 400, description = "The body is wrong.", body = HTTPError),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 403, description = "Recordings are off.", body = HTTPError),
+        (status = 404, description = "No such stream runs.", body = HTTPError),
+        (status = 409, description = "The stream is being recorded already.", body = HTTPError),
+        (status = 507, description = "Recordings use as much of the disk as they may.", body = HTTPError),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn start(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let bytes = local::declared(&hub, &headers, body).await?;
+    let stream = match body::json(&bytes)? {
+        Value::Object(mut fields) => match fields.remove("stream") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(name)) => Some(name),
+            Some(_) => return Err(ApiError::Body("stream: a string is expected")),
+        },
+        _ => return Err(ApiError::Body("a JSON object is expected")),
+    };
+    let name = recordings::start(&hub, stream.as_deref()).await?;
+    Ok((StatusCode::CREATED, Json(json!({ "id": name.to_string() }))).into_response())
+}
+
+/// Ends a recording.
+#[utoipa::path(
+    post, path = "/recordings/{id}/stop", operation_id = "recordingStop",
+    params(("id" = String, Path, description = "As `/recordings` tells it.")),
+    request_body(content = Object, description = "`{}`"),
+    responses(
+        (status = 200, description = "The recording, whole.", body = Object),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 403, description = "Recordings are off.", body = HTTPError),
+        (status = 404, description = "No such recording.", body = HTTPError),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn stop(
+    State(hub): State<Arc<Hub>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    local::declared(&hub, &headers, body).await?;
+    Ok(Json(recordings::stop(&hub, named(&id)?).await?).into_response())
+}
+
+/// A recording as a file: an MPEG transport stream.
+#[utoipa::path(
+    get, path = "/recordings/{id}", operation_id = "recordingGet",
+    params(("id" = String, Path, description = "As `/recordings` tells it.")),
+    responses(
+        (status = 200, description = "The file.", content_type = "video/mp2t"),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 403, description = "Recordings are off.", body = HTTPError),
+        (status = 404, description = "No such recording.", body = HTTPError),
+        (status = 409, description = "It is under way.", body = HTTPError),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn get(
+    State(hub): State<Arc<Hub>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    auth::check(&headers, &hub.config.auth_token)?;
+    let name = named(&id)?;
+    let (file, bytes) = recordings::open(&hub, name).await?;
+    let headers = [
+        (header::CONTENT_TYPE, "video/mp2t".to_owned()),
+        (header::CONTENT_LENGTH, bytes.to_string()),
+        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"weir-{name}.ts\"")),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
+    Ok((headers, Body::from_stream(ReaderStream::new(file))).into_response())
+}
+
+/// Deletes a recording.
+#[utoipa::path(
+    delete, path = "/recordings/{id}", operation_id = "recordingDelete",
+    params(("id" = String, Path, description = "As `/recordings` tells it.")),
+    responses(
+        (status = 204, description = "It is gone."),
+        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        (status = 403, description = "Recordings are off.", body = HTTPError),
+        (status = 404, description = "No such recording.", body = HTTPError),
+        (status = 409, description = "It is under way.", body = HTTPError),
+    ),
+    security(("HTTPBearer" = []))
+)]
+pub(super) async fn delete(
+    State(hub): State<Arc<Hub>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<StatusCode, ApiError> {
+    auth::check(&headers, &hub.config.auth_token)?;
+    recordings::delete(&hub, named(&id)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::label;
+
+    #[test]
+    fn paths_are_counted_by_their_routes() {
+        for (path, name) in [
+            ("/recordings", Some("/recordings")),
+            ("/recordings/1-2", Some("/recordings/{id}")),
+            ("/recordings/1-2/stop", Some("/recordings/{id}/stop")),
+            ("/recordings/1-2/other", None),
+            ("/recordings/1-2/stop/more", None),
+            ("/recordingsx", None),
+            ("/", None),
+        ] {
+            assert_eq!(label(path), name, "{path}");
+        }
+    }
+}
