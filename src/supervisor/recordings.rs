@@ -144,7 +144,7 @@ async fn look(folder: &Path) -> std::io::Result<Vec<(Name, bool, u64)>> {
             found.push((name, whole, meta.len()));
         }
     }
-    found.sort_by(|a, b| b.0.cmp(&a.0));
+    found.sort_by_key(|one| std::cmp::Reverse(one.0));
     Ok(found)
 }
 
