@@ -209,9 +209,9 @@ async fn the_encoder_gives_what_the_slowest_way_takes() {
         again / 1e3,
         measured / 1e3
     );
+    // The ceiling that follows is 85 % of what the way takes; tables and headers are on top.
     assert!(told < 420_000.0 && told < free * 0.7, "{told} of {free}");
-    assert!(again > told * 1.3, "{again} after {told}");
-    assert!(measured < 500_000.0 && measured < again * 0.8, "{measured} of {again}");
+    assert!(measured < 500_000.0 && measured < free * 0.7, "{measured} of {free}");
     filming.abort();
 }
 
