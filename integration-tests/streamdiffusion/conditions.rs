@@ -5,9 +5,10 @@ use weir::graph::{DType, GraphBuilder, Tensor};
 use weir::models::depth::DepthConfig;
 use weir::models::synthetic::Synthetic;
 use weir::models::{ModelError, hint};
-use weir::pipeline::{Applied, FrameProcessor};
+use weir::pipeline::{Applied, FrameProcessor, PipelineError};
 
-use super::pipeline::{check, library, show, tiny_stream};
+use super::folders::{self, Line};
+use super::pipeline::{check, library, load, show, tiny_stream, whole_folder};
 use super::{Golden, Graph, apart, close, config, picture};
 
 const SIZE: usize = 64;
@@ -159,4 +160,22 @@ fn frames_of_a_buffer_have_pictures_of_their_own() {
         close(&format!("frame {index}"), &double[index + 1], &single[index], 1.0);
     }
     apart("neighbours", &single[4], &single[5], 5.0);
+}
+
+#[test]
+fn the_depth_model_lies_among_the_models_or_is_named() {
+    let root = tempfile::tempdir().expect("folder");
+    let mut params = whole_folder(root.path(), Line::Sd15);
+    let plain = show(&mut *load(root.path(), &check(params.clone())).unwrap_or_else(|error| panic!("{error}")), 3);
+    for entry in params["controlnets"].as_array_mut().expect("a list") {
+        entry["preprocessor"] = json!("depth_tensorrt");
+    }
+    match load(root.path(), &check(params.clone())) {
+        Err(PipelineError::Load(text)) => assert!(text.contains("depth-anything/Depth-Anything-V2-Small-hf"), "{text}"),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it loads without a depth model"),
+    }
+    folders::depth(&root.path().join("models--depth-anything--Depth-Anything-V2-Small-hf/snapshots/1f"));
+    let mut deep = load(root.path(), &check(params)).unwrap_or_else(|error| panic!("{error}"));
+    assert_ne!(show(&mut *deep, 3), plain, "what the ControlNets are given is another picture");
 }

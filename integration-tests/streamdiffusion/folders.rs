@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use weir::graph::{DType, GraphBuilder, Tensor};
 use weir::models::clip::{self, ClipConfig, Hidden};
 use weir::models::controlnet::{self, ControlNetConfig};
+use weir::models::depth::{self, DepthConfig};
 use weir::models::synthetic::{Synthetic, uniform};
 use weir::models::taesd::{self, TaesdConfig};
 use weir::models::unet::{self, Added, Question, UnetConfig};
@@ -148,6 +149,16 @@ pub fn taesd(root: &Path) {
         let x = net.g.input("x", DType::F32, [1, 3, 64, 64]).expect("input");
         let latent = taesd::encode(net, &shape, &x).expect("encoder");
         taesd::decode(net, &shape, &latent).expect("decoder");
+    });
+}
+
+/// Writes the depth model.
+pub fn depth(root: &Path) {
+    let json = config("depth");
+    store(root, "model", &json, Synthetic::new("depth-1", 1.0), |net| {
+        let shape = DepthConfig::from_json(&json).expect("config");
+        let picture = net.g.input("picture", DType::F32, [1, 3, shape.size, shape.size]).expect("input");
+        depth::build(net, &shape, &picture).expect("depth model");
     });
 }
 

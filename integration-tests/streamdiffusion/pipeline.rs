@@ -19,7 +19,7 @@ pub(super) fn check(json: Value) -> Checked {
     Checked { size: Size::new(SIZE as u32, SIZE as u32), ..checked }
 }
 
-fn load(models: &Path, checked: &Checked) -> Result<Box<dyn FrameProcessor>, PipelineError> {
+pub(super) fn load(models: &Path, checked: &Checked) -> Result<Box<dyn FrameProcessor>, PipelineError> {
     let inference = Config { threads: 2, ..Config::default() };
     let cx = LoadContext {
         inference: &inference,
@@ -158,7 +158,7 @@ fn frames_of_another_size_are_refused() {
 }
 
 /// A folder of models with one of `line`, two ControlNets and a LoRA in it, and parameters that use them.
-fn whole_folder(root: &Path, line: Line) -> Value {
+pub(super) fn whole_folder(root: &Path, line: Line) -> Value {
     let (model, taesd, controls) = match line {
         Line::Sd15 => {
             let controls = ["lllyasviel/control_v11p_sd15_canny", "lllyasviel/control_v11f1e_sd15_tile"];

@@ -197,8 +197,8 @@ const FIELDS: &[Field] = &[
     Field {
         name: "frame_buffer_size",
         title: "Frames a call",
-        about: "So many frames are gathered and painted at once: more pictures a second on a GPU that one frame does not \
-                fill, each shown that many frames less one later. A change reloads.",
+        about: "So many frames are gathered and painted at once, for a GPU that one frame does not fill; each is shown \
+                that many frames less one later. A change reloads.",
         kind: Kind::Int { default: 1, min: 1, max: 16, multiple_of: 1 },
     },
     flag(
