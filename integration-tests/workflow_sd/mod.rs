@@ -4,7 +4,9 @@
 mod depth_file;
 mod fixture;
 mod frames;
+mod lines;
 mod nodes;
+mod random;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
