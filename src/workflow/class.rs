@@ -215,6 +215,8 @@ pub enum Runs {
     Held,
     /// Outside of the graphs, by a function on the host between two of them.
     Host,
+    /// As a stage of its own between the graphs: a pipeline, or a graph that somebody else wrote.
+    Stage,
     /// Not at all: a workflow that needs it is refused with this reason, which ends with what would work instead.
     Refused(&'static str),
 }
@@ -302,6 +304,11 @@ impl Class {
     /// A class that runs on the host between two graphs.
     pub const fn host(name: &'static str, lower: Lower) -> Self {
         Self::new(name, Runs::Host, lower)
+    }
+
+    /// A class that is a stage of its own.
+    pub const fn stage(name: &'static str, lower: Lower) -> Self {
+        Self::new(name, Runs::Stage, lower)
     }
 
     /// A class that is known and does not run, with the reason and what would work instead.

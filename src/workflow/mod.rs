@@ -58,6 +58,7 @@
 //! | `Class::alone` | operators, costly: folded into a graph of its own, so that a change elsewhere does not run it again (CLIP, VAE) |
 //! | `Class::held` | handles: loaders, conditioning, LoRA stacks; no graph, `cx.g()` is an error |
 //! | `Class::host` | a function on the host between two graphs: [`Cx::host`] with a [`HostStage`] |
+//! | `Class::stage` | a stage of its own between two graphs: [`Cx::pipeline`] |
 //!
 //! **The function** gives one [`Value`] for each output. It sees:
 //!

@@ -100,6 +100,7 @@ fn a_circle_is_named() {
 }
 
 #[test]
+#[allow(clippy::print_stdout, reason = "the figures of docs/performance.md")]
 fn two_thousand_nodes_are_planned_in_under_a_second_and_too_many_are_refused() {
     let chain = |count: usize| {
         let mut nodes = serde_json::Map::new();
