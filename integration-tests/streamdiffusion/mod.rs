@@ -3,7 +3,7 @@
 //! both sides.
 
 mod conditions;
-mod folders;
+pub(crate) mod folders;
 mod full;
 mod gpu;
 mod live;

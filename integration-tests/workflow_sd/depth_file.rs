@@ -12,6 +12,7 @@ use weir::models::synthetic::Synthetic;
 use weir::pipeline::{FrameProcessor, LoadContext, PipelineError, registry};
 
 use super::Golden;
+use super::fixture::models;
 use super::nodes::frame;
 
 const SIZE: u32 = 64;
@@ -97,6 +98,19 @@ fn an_onnx_file_shows_what_torch_shows() {
         let turned: Vec<f32> = golden.get("depth").iter().map(|d| ((1.0 - d) * 255.0).floor()).collect();
         same(&show(&mut *stream, 3), &turned);
     }
+}
+
+/// `weir workflow check` tells the stage, which only the file makes.
+#[test]
+fn the_plan_names_the_stage() {
+    let place = tempfile::tempdir().expect("folder");
+    estimator(&place.path().join("depth_anything/depth_anything_vitl14.onnx"), false);
+    let examined = weir::workflow::examine::examine(&depth_of_the_camera(), place.path(), [SIZE, SIZE]);
+    let text = examined.text();
+    let stage = "every frame, a stage of its own behind graph 0\n        2  DepthAnythingTensorrt";
+    assert!(text.contains(stage) && text.ends_with("It runs.\n"), "{text}");
+    let without = weir::workflow::examine::examine(&depth_of_the_camera(), models(), [SIZE, SIZE]).text();
+    assert!(without.contains("every frame, graph 0") && !without.contains("of its own"), "{without}");
 }
 
 #[test]

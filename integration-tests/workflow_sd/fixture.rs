@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use serde_json::Value;
+
+use crate::streamdiffusion::folders::{self, Line};
 use weir::graph::{DType, GraphBuilder};
 use weir::models::clip::{self, ClipConfig, Hidden};
 use weir::models::controlnet::{self, ControlNetConfig};
@@ -108,6 +110,30 @@ fn controlnet(folder: &Path, name: &str) {
     });
 }
 
+/// Whole models: SDXL, and the same one of SD 1.5 that predicts noise and that predicts velocity.
+fn checkpoints(root: &Path) {
+    for (name, line) in [("xl", Line::Sdxl), ("noise", Line::Sd15), ("velocity", Line::Sd15)] {
+        let folder = root.join("checkpoints").join(name);
+        folders::model(&folder, line, false);
+        kl(&folder.join("vae"));
+    }
+    let scheduler = root.join("checkpoints/velocity/scheduler");
+    std::fs::create_dir_all(&scheduler).expect("folder");
+    let says = serde_json::json!({"prediction_type": "v_prediction"});
+    std::fs::write(scheduler.join("scheduler_config.json"), says.to_string()).expect("scheduler");
+}
+
+fn kl(folder: &Path) {
+    let json = tiny::config("kl").expect("config");
+    store(folder, WEIGHTS, &json, tiny::weights("kl").expect("weights"), |net| {
+        let config = KlConfig::from_json(&json).expect("config");
+        let x = net.g.input("x", DType::F32, [1, 3, 64, 64]).expect("input");
+        let noise = net.g.input("noise", DType::F32, [1, 4, 8, 8]).expect("input");
+        let latent = kl::encode(net, &config, &x, &noise).expect("encoder");
+        kl::decode(net, &config, &latent).expect("decoder");
+    });
+}
+
 fn vaes(root: &Path) {
     let json = tiny::config("taesd").expect("config");
     store(&root.join("madebyollin/taesd"), WEIGHTS, &json, tiny::weights("taesd").expect("weights"), |net| {
@@ -116,14 +142,7 @@ fn vaes(root: &Path) {
         let latent = taesd::encode(net, &config, &x).expect("encoder");
         taesd::decode(net, &config, &latent).expect("decoder");
     });
-    let json = tiny::config("kl").expect("config");
-    store(&root.join("vae/full"), WEIGHTS, &json, tiny::weights("kl").expect("weights"), |net| {
-        let config = KlConfig::from_json(&json).expect("config");
-        let x = net.g.input("x", DType::F32, [1, 3, 64, 64]).expect("input");
-        let noise = net.g.input("noise", DType::F32, [1, 4, 8, 8]).expect("input");
-        let latent = kl::encode(net, &config, &x, &noise).expect("encoder");
-        kl::decode(net, &config, &latent).expect("decoder");
-    });
+    kl(&root.join("vae/full"));
 }
 
 fn estimator(folder: &Path) {
@@ -177,6 +196,7 @@ pub fn models() -> &'static Path {
                 estimator(&root.join(format!("depth-anything/Depth-Anything-V2-{size}-hf")));
             }
             vaes(root);
+            checkpoints(root);
             text(root);
             for (index, size) in [(1, 64), (3, 64), (5, 96), (2, 84)] {
                 let path = root.join(format!("input/frame-{index}.png"));

@@ -5,7 +5,9 @@ mod depth_file;
 mod faces;
 mod fixture;
 mod frames;
+mod lines;
 mod nodes;
+mod random;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

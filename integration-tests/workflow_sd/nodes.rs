@@ -23,7 +23,7 @@ pub fn frame(index: usize, size: usize) -> Vec<u8> {
 }
 
 /// A model, a text encoder, two prompts and an empty latent.
-fn base() -> Value {
+pub(super) fn base() -> Value {
     json!({
         "model": {"class_type": "TensorRTLoader", "inputs": {
             "unet_name": "static-dreamshaper8_SD15_$stat-b-1-h-512-w-512_00001_.engine", "model_type": "SD15"}},
@@ -36,7 +36,7 @@ fn base() -> Value {
     })
 }
 
-fn with(mut nodes: Value, changes: &[(&str, &str, Value)]) -> Value {
+pub(super) fn with(mut nodes: Value, changes: &[(&str, &str, Value)]) -> Value {
     for (id, input, value) in changes {
         nodes[*id]["inputs"][*input] = value.clone();
     }

@@ -219,6 +219,8 @@ pub enum Runs {
     Sound,
     /// Outside of the graphs: what it takes leaves as text.
     Text,
+    /// As a stage of its own between the graphs: a pipeline, or a graph that somebody else wrote.
+    Stage,
     /// Not at all: a workflow that needs it is refused with this reason, which ends with what would work instead.
     Refused(&'static str),
 }
@@ -316,6 +318,11 @@ impl Class {
     /// A class whose input leaves as text.
     pub const fn words(name: &'static str, lower: Lower) -> Self {
         Self::new(name, Runs::Text, lower)
+    }
+
+    /// A class that is a stage of its own.
+    pub const fn stage(name: &'static str, lower: Lower) -> Self {
+        Self::new(name, Runs::Stage, lower)
     }
 
     /// A class that is known and does not run, with the reason and what would work instead.

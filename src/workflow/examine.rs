@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::class::{Input, Kind};
+use super::class::{Input, Kind, Runs};
 use super::document::{Document, Given};
 use super::lower::{Env, Lowered, lower};
-use super::plan::{Place, Plan};
+use super::plan::{Node, Place, Plan};
 use super::refusal::Refused;
 use super::{convert, registry};
 use crate::graph::DType;
@@ -49,7 +49,7 @@ pub fn examine(value: &Json, models: &Path, size: [u32; 2]) -> Examined {
     };
     examined.document = Some(document.clone());
     let plan = match convert(document.clone()).and_then(Plan::new) {
-        Ok(plan) => Plan { document, ..plan },
+        Ok(plan) => Plan { document, ..plan.with_files(models).unwrap_or(plan) },
         Err(refused) => return Examined { refused, ..examined },
     };
     examined.refused.0 = plan.missing(models);
@@ -91,7 +91,7 @@ impl Examined {
         let plan = self.plan.as_ref().map(|plan| {
             let node = |i: usize| {
                 let node = &plan.nodes[i];
-                json!({"id": node.id, "title": node.title, "class": node.class.name, "place": words(node.place, node.live)})
+                json!({"id": node.id, "title": node.title, "class": node.class.name, "place": words(node)})
             };
             json!({
                 "nodes": (0..plan.nodes.len()).map(node).collect::<Vec<_>>(),
@@ -132,7 +132,7 @@ impl Examined {
             let mut last = None;
             for i in order {
                 let node = &plan.nodes[i];
-                let heading = words(node.place, node.live);
+                let heading = words(node);
                 if last.as_ref() != Some(&heading) {
                     let _ = writeln!(text, "  {heading}");
                     last = Some(heading);
@@ -167,11 +167,14 @@ impl Examined {
 }
 
 /// Where a node runs, in words.
-pub(super) fn words(place: Place, live: bool) -> String {
-    match (place, live) {
+pub(super) fn words(node: &Node) -> String {
+    match (node.place, node.live) {
         (Place::Held, _) => "loaded, runs nowhere by itself".to_owned(),
         (Place::Once { level, .. }, _) => format!("once, and when what feeds it changes (level {level})"),
         (Place::Frame { level }, _) => format!("every frame, graph {level}"),
+        (Place::Host { level }, _) if node.runs() == Runs::Stage => {
+            format!("every frame, a stage of its own behind graph {level}")
+        }
         (Place::Host { level }, _) => format!("every frame, on the host behind graph {level}"),
         (Place::Sound, _) => "every block of sound, on the host".to_owned(),
         (Place::Text, _) => "whenever its text is another one, on the host".to_owned(),

@@ -60,6 +60,7 @@
 //! | `Class::sound` | a way of sound: [`Cx::known`] settings, a held [`Sound`](lower::Sound), [`Cx::sounds`] at its end |
 //! | `Class::words` | text that leaves: [`Cx::tells`] |
 //! | `Class::host` | a function on the host between two graphs: [`Cx::host`] with a [`HostStage`], which may have graphs of its own |
+//! | `Class::stage` | a stage of its own between two graphs: [`Cx::pipeline`] |
 //!
 //! **The function** gives one [`Value`] for each output. It sees:
 //!

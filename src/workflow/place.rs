@@ -25,7 +25,7 @@ pub fn assign(nodes: &mut [Node]) {
         let below = sources.iter().filter(|&&source| nodes[source].live == live).map(|&source| ready[source]).max();
         let level = below.unwrap_or(0);
         let apart = match runs {
-            Runs::Host => true,
+            Runs::Host | Runs::Stage => true,
             Runs::Alone => !live,
             Runs::Graph | Runs::Held | Runs::Sound | Runs::Text | Runs::Refused(_) => false,
         };
@@ -37,7 +37,9 @@ pub fn assign(nodes: &mut [Node]) {
         ready[i] = if apart { levels[i] + 1 } else { levels[i] };
         if !live && !apart {
             for &source in &sources {
-                if !matches!(nodes[source].runs(), Runs::Alone | Runs::Host) && levels[source] == levels[i] {
+                if !matches!(nodes[source].runs(), Runs::Alone | Runs::Host | Runs::Stage)
+                    && levels[source] == levels[i]
+                {
                     groups.join(source, i);
                 }
             }
@@ -48,7 +50,7 @@ pub fn assign(nodes: &mut [Node]) {
             (Runs::Held | Runs::Refused(_), _) => Place::Held,
             (Runs::Sound, _) => Place::Sound,
             (Runs::Text, _) => Place::Text,
-            (Runs::Host, true) => Place::Host { level: levels[i] },
+            (Runs::Host | Runs::Stage, true) => Place::Host { level: levels[i] },
             (Runs::Graph | Runs::Alone, true) => Place::Frame { level: levels[i] },
             (_, false) => Place::Once { level: levels[i], group: groups.root(i) },
         };

@@ -47,7 +47,7 @@ pub enum Place {
         /// Host stages before it.
         level: usize,
     },
-    /// At every frame, on the host, after the graph of the same level.
+    /// At every frame, on the host or as a stage of its own, after the graph of the same level.
     Host {
         /// Host stages before it.
         level: usize,
@@ -80,7 +80,7 @@ pub struct Node {
 impl Node {
     /// How it becomes part of what runs.
     pub fn runs(&self) -> Runs {
-        if self.apart { Runs::Host } else { self.class.runs }
+        if self.apart { Runs::Stage } else { self.class.runs }
     }
 
     /// The widget `input`, if one is set there.

@@ -111,6 +111,27 @@ def pictures():
     }
 
 
+def lines(unet, vae):
+    """SDXL with both text encoders, and a model that predicts velocity."""
+    wide = torch.zeros(1, 4, 6, 10)
+    clips = sd.Clips()
+    large = sd.models.FAMILIES["sdxl"]
+    up = ["CrossAttnUpBlock2D" if kind == models.CROSS else "UpBlock2D" for kind in reversed(large["down_block_types"])]
+    large = dict(large, cross_attention_dim=72, out_channels=4, up_block_types=up, sample_size=16)
+    large = sd.synthetic.fill(models.UNet2DConditionModel(**large), "unet-sdxl", 1.0)
+    good, bad = [clips(CAT[0], 80, 48)], [clips(BLUR[0], 80, 48)]
+    out = {}
+    for sampler in ["lcm", "euler_ancestral", "dpmpp_2m"]:
+        out[f"sdxl/{sampler}"] = sd.ksampler(large, 7, 3, 2.5, sampler, "normal", good, bad, wide, scale=0.13025)
+    clip = sd.Clip()
+    good, bad = [dict(states=clip(CAT))], [dict(states=clip(BLUR))]
+    empty, real = torch.zeros(1, 4, 8, 8), sd.taesd_encode(vae, sd.frame(3))
+    for sampler in sd.SAMPLERS:
+        out[f"velocity/{sampler}"] = sd.ksampler(unet, 7, 4, 2.5, sampler, "karras", good, bad, empty, velocity=True)
+    out["velocity/denoise"] = sd.ksampler(unet, BIG, 3, 1.8, "euler", "normal", good, bad, real, 0.6, velocity=True)
+    return out
+
+
 if __name__ == "__main__":
     torch.set_num_threads(2)
     with torch.no_grad():
@@ -119,3 +140,4 @@ if __name__ == "__main__":
         write("sd-samplers", samplers(unet, vae))
         write("sd-conditions", conditions(unet))
         write("sd-pictures", pictures())
+        write("sd-lines", lines(unet, vae))

@@ -16,7 +16,7 @@ sys.path.insert(0, str(HERE.parent / "streamdiffusion"))
 import make_text  # noqa: E402
 import models  # noqa: E402
 import synthetic  # noqa: E402
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # noqa: E402
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer  # noqa: E402
 
 SCALE = 0.18215
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -125,13 +125,15 @@ class GpuNoise:
         return made.reshape(self.shape)
 
 
-def ksampler(unet, seed, steps, cfg, sampler, scheduler, positive, negative, latent, denoise=1.0):
-    """`positive` and `negative` are lists of prompts: dicts of `states`, `controls`, `range`, `mask`, `unet`."""
+def ksampler(unet, seed, steps, cfg, sampler, scheduler, positive, negative, latent, denoise=1.0, scale=SCALE, velocity=False):
+    """`positive` and `negative` are lists of prompts: dicts of `states`, `controls`, `range`, `mask`, `unet`, `added`.
+
+    A model predicts the noise, or with `velocity` v = noise / sqrt(s^2 + 1) - clean s / sqrt(s^2 + 1) of the level s."""
     sigmas = schedule(scheduler, steps, denoise)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
     first = sigmas[0]
     full = math.isclose(float(SIGMAS[-1]), float(first), rel_tol=1e-5) or float(first) > float(SIGMAS[-1])
-    x = noise * (torch.sqrt(1 + first**2) if full else first) + latent * SCALE
+    x = noise * (torch.sqrt(1 + first**2) if full else first) + latent * scale
 
     def inside(sigma, shares):
         return not (sigma > sigma_at(shares[0]) or sigma < sigma_at(shares[1]))
@@ -153,12 +155,13 @@ def ksampler(unet, seed, steps, cfg, sampler, scheduler, positive, negative, lat
                 down = d if down is None else [a + b for a, b in zip(down, d)]
                 middle = m if middle is None else middle + m
             out = prompt.get("unet", unet)(scaled, t, states, return_dict=False, down_block_additional_residuals=down,
-                                           mid_block_additional_residual=middle)[0]
+                                           mid_block_additional_residual=middle, added_cond_kwargs=prompt.get("added"))[0]
             weight = torch.ones_like(x)
             if "mask" in prompt:
                 mask, strength = prompt["mask"]
                 weight = torch.nn.functional.interpolate(mask[:, None], size=x.shape[2:], mode="bilinear") * strength
-            total = total + (x - out * sigma) * weight
+            clean = x / (sigma**2 + 1) - out * sigma / (sigma**2 + 1) ** 0.5 if velocity else x - out * sigma
+            total = total + clean * weight
             count = count + weight
         return total / count
 
@@ -169,7 +172,7 @@ def ksampler(unet, seed, steps, cfg, sampler, scheduler, positive, negative, lat
         bad = side(negative, x, sigma)
         return bad + (good - bad) * cfg
 
-    return SAMPLERS[sampler](model, x, sigmas, GpuNoise(seed, latent.shape)) / SCALE
+    return SAMPLERS[sampler](model, x, sigmas, GpuNoise(seed, latent.shape)) / scale
 
 
 def fit(picture, width, height):
@@ -220,6 +223,29 @@ class Clip:
             weights = torch.tensor([weight for _, weight in piece])[None, :, None]
             out.append((states - empty) * weights + empty)
         return torch.cat(out, 1)
+
+
+class Clips:
+    """The two encoders of SDXL: states of the last but one layer side by side, and the second one's pooled state."""
+
+    def __init__(self):
+        self.both = []
+        for name, kind, pad in [("clip-l", CLIPTextModel, "<|endoftext|>"), ("clip-g", CLIPTextModelWithProjection, "!")]:
+            tokenizer = CLIPTokenizer(make_text.TOKENIZER / "vocab.json", make_text.TOKENIZER / "merges.txt", pad_token=pad,
+                                      model_max_length=77)
+            vocabulary = tokenizer.get_vocab()
+            config = CLIPTextConfig(vocab_size=len(vocabulary), max_position_embeddings=77, eos_token_id=vocabulary["<|endoftext|>"],
+                                    bos_token_id=vocabulary["<|startoftext|>"], attn_implementation="eager", **make_text.CLIPS[name])
+            self.both.append((tokenizer, synthetic.fill(kind(config), name, 1.0)))
+
+    def __call__(self, text, width, height):
+        made = []
+        for tokenizer, model in self.both:
+            ids = tokenizer(text, padding="max_length", max_length=77, truncation=True).input_ids
+            made.append(model(torch.tensor([ids]), output_hidden_states=True))
+        states = torch.cat([one.hidden_states[-2] for one in made], -1)
+        times = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
+        return dict(states=states, added=dict(text_embeds=made[1].text_embeds, time_ids=times))
 
 
 # LoRAs: rank 2, alpha 1, numbers from names.

@@ -50,6 +50,7 @@ fn state(class: &Class) -> (&'static str, &'static str) {
         Runs::Graph | Runs::Alone => ("graph", class.note),
         Runs::Held => ("loaded", class.note),
         Runs::Host | Runs::Sound | Runs::Text => ("host", class.note),
+        Runs::Stage => ("stage", class.note),
         Runs::Refused(reason) => ("refused", reason),
     }
 }

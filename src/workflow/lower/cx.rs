@@ -447,7 +447,7 @@ impl<'a> Cx<'a> {
     /// `given` follow their widgets.
     ///
     /// # Errors
-    /// For a class that is not declared with [`Class::host`](crate::workflow::class::Class::host), for what is no picture, and
+    /// For a class that is not declared with [`Class::stage`](crate::workflow::class::Class::stage), for what is no picture, and
     /// for settings of now that cannot be read.
     pub fn pipeline(
         &mut self,

@@ -11,6 +11,7 @@ use super::sound::{Sound, Text};
 use super::value::{Data, Sym, Value};
 use crate::graph::{DType, GraphBuilder, GraphError, Model, Tensor};
 use crate::models::weights::Family;
+use crate::workflow::class::Runs;
 use crate::workflow::plan::{Fed, Place, Plan};
 use crate::workflow::value::Setting;
 
@@ -356,7 +357,7 @@ impl Build {
         order.sort_by_key(|&i| (rank(plan.nodes[i].place), i));
         for i in order {
             let node = &plan.nodes[i];
-            let host = node.runs() == crate::workflow::class::Runs::Host;
+            let host = matches!(node.runs(), Runs::Host | Runs::Stage);
             match node.place {
                 Place::Held | Place::Sound | Place::Text => {}
                 _ if host => {

@@ -139,7 +139,7 @@ pub const CLASSES: &[Class] = &[
         ],
         outputs: &[out(Type::Image)],
         note: "The pipeline streamdiffusion as a stage, between pictures of bytes.",
-        ..Class::host("StreamDiffusionSampler", sampler)
+        ..Class::stage("StreamDiffusionSampler", sampler)
     },
 ];
 
