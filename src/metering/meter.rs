@@ -94,8 +94,8 @@ struct Latency {
     recent: Recent,
     /// Of the interval that runs.
     running: [Hdr<u32>; Stage::ALL.len()],
-    /// Of those that are over.
-    over: [Hdr<u32>; Stage::ALL.len()],
+    /// Of the whole stream, so that nobody who looks at it has to add anything up.
+    whole: [Hdr<u32>; Stage::ALL.len()],
 }
 
 /// What changes seldom.
@@ -155,7 +155,7 @@ impl Meter {
             latency: Mutex::new(Latency {
                 recent: Recent::new(),
                 running: Stage::ALL.map(|_| hdr()),
-                over: Stage::ALL.map(|_| hdr()),
+                whole: Stage::ALL.map(|_| hdr()),
             }),
             slow: Mutex::new(Slow {
                 debit: Debit::new(interval, carry.billed_until_ns),
@@ -205,7 +205,9 @@ impl Meter {
         latency.recent.out(frame);
         for stage in Stage::ALL {
             if let Some(span) = stage.span(&frame.stamps) {
-                latency.running[stage as usize].saturating_record((span.as_micros() as u64).max(1));
+                let micros = (span.as_micros() as u64).max(1);
+                latency.running[stage as usize].saturating_record(micros);
+                latency.whole[stage as usize].saturating_record(micros);
             }
         }
         drop(latency);
@@ -392,13 +394,11 @@ impl Meter {
         let mut latency = lock(&self.latency);
         let mut figures = BTreeMap::new();
         for stage in Stage::ALL {
-            let Latency { running, over, .. } = &mut *latency;
-            let (running, over) = (&mut running[stage as usize], &mut over[stage as usize]);
+            let running = &mut latency.running[stage as usize];
             if running.is_empty() {
                 continue;
             }
             figures.insert(stage.label().to_owned(), Percentiles::of(running));
-            merge(over, running);
             running.reset();
         }
         figures
@@ -408,18 +408,11 @@ impl Meter {
     pub fn latency(&self) -> BTreeMap<String, Percentiles> {
         let latency = lock(&self.latency);
         let whole = |stage: Stage| {
-            let mut whole = latency.over[stage as usize].clone();
-            merge(&mut whole, &latency.running[stage as usize]);
-            (!whole.is_empty()).then(|| (stage.label().to_owned(), Percentiles::of(&whole)))
+            let whole = &latency.whole[stage as usize];
+            (!whole.is_empty()).then(|| (stage.label().to_owned(), Percentiles::of(whole)))
         };
         Stage::ALL.into_iter().filter_map(whole).collect()
     }
-}
-
-/// Adds what `from` holds to `to`.
-fn merge(to: &mut Hdr<u32>, from: &Hdr<u32>) {
-    // Both have the same bounds, so nothing of the one has no place in the other.
-    let _ = to.add(from);
 }
 
 /// The beginning of `message`, with every word that holds an address replaced, since addresses of channels are credentials.
