@@ -188,6 +188,22 @@ fn other_nodes_stand_before_and_behind_it() {
     assert_ne!(show(edges.as_mut(), &camera), got);
 }
 
+#[test]
+fn several_frames_are_painted_at_once() {
+    let mut nodes = nodes("weir/tiny");
+    nodes["config"]["inputs"]["frame_buffer_size"] = json!(2);
+    let mut params = params("weir/tiny");
+    params["frame_buffer_size"] = json!(2);
+    let nowhere = Path::new("/nowhere");
+    let direct = small("streamdiffusion", &params);
+    let mut direct = load("streamdiffusion", nowhere, None, &direct).unwrap_or_else(|error| panic!("{error}"));
+    let mut stream = load("comfyui", nowhere, None, &workflow(&nodes)).unwrap_or_else(|error| panic!("{error}"));
+    for index in 0..7 {
+        let camera = picture(index, SIZE);
+        assert_eq!(show(stream.as_mut(), &camera), show(direct.as_mut(), &camera), "frame {index}");
+    }
+}
+
 /// The pack's own default goes from late steps to early ones, which the pipeline's own door refuses.
 #[test]
 fn steps_may_come_in_any_order() {
@@ -206,7 +222,6 @@ fn steps_may_come_in_any_order() {
 fn what_is_not_built_is_refused_with_its_input() {
     for (node, input, value, says) in [
         ("config", "mode", json!("txt2img"), "input mode: pictures from the text alone are not built"),
-        ("config", "frame_buffer_size", json!(2), "input frame_buffer_size: 2 frames at once"),
         ("config", "use_tiny_vae", json!(false), "input use_tiny_vae: only the tiny autoencoder"),
         ("config", "width", json!(68), "input width: 68 is no multiple of 8"),
         ("config", "t_index_list", json!("1;2"), "t_index_list: \"1;2\" is no whole number"),
@@ -224,6 +239,12 @@ fn what_is_not_built_is_refused_with_its_input() {
     let pipeline = registry::find("comfyui").expect("registered");
     let error = pipeline.ready(&workflow(&none), Path::new("/nowhere")).expect_err("no picture").to_string();
     assert!(error.contains("input image: pictures from the text alone"), "{error}");
+    let mut loras = nodes("weir/tiny");
+    loras["lora"] = json!({"class_type": "StreamDiffusionLoraLoader", "inputs": {"lora_name": "style.safetensors"}});
+    loras["config"]["inputs"]["opt_lora_dict"] = json!(["lora", 0]);
+    let place = models();
+    let Err(error) = load("comfyui", place.path(), None, &workflow(&loras)) else { panic!("no LoRA is for it") };
+    assert!(error.to_string().contains("input opt_lora_dict: weir/tiny is made up"), "{error}");
     // A model that is not there is named with the place.
     let error = pipeline.ready(&workflow(&nodes("dream.safetensors")), Path::new("/nowhere")).expect_err("no model");
     assert!(error.to_string().contains("/nowhere/checkpoints/dream.safetensors"), "{error}");

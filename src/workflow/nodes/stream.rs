@@ -106,7 +106,7 @@ pub const CLASSES: &[Class] = &[
             OPT_ADVANCED,
         ],
         outputs: &[out(STREAM)],
-        note: "img2img, a frame_buffer_size of 1 and the tiny autoencoder alone; another number of steps is another graph.",
+        note: "img2img and the tiny autoencoder alone; another number of steps is another graph.",
         ..Class::held("StreamDiffusionConfig", config)
     },
     Class {
@@ -273,10 +273,7 @@ fn configured(cx: &mut Cx<'_>, model: Weights, lcm: bool, asks: &str) -> Result<
     if cx.text("mode")? != "img2img" {
         return Err(cx.refuse("mode", "pictures from the text alone are not built", "take img2img"));
     }
-    let count = cx.int("frame_buffer_size")?;
-    if count != 1 {
-        return Err(cx.refuse("frame_buffer_size", format!("{count} frames at once are not built"), "take 1"));
-    }
+    let frames = cx.int("frame_buffer_size")?;
     let mut size = [0; 2];
     for (side, input) in size.iter_mut().zip(["width", "height"]) {
         let pixels = cx.int(input)?;
@@ -293,12 +290,17 @@ fn configured(cx: &mut Cx<'_>, model: Weights, lcm: bool, asks: &str) -> Result<
     }
     let mut params = Params::default();
     params.fixed.insert("use_lcm_lora".to_owned(), lcm.into());
+    params.fixed.insert("frame_buffer_size".to_owned(), frames.into());
     let half = cx.env().precision == DType::F16;
     params.fixed.insert("precision".to_owned(), if half { "fp16" } else { "fp32" }.into());
     // The pack's default; the pipeline's own is true, for a checker that neither has.
     params.fixed.insert("use_safety_checker".to_owned(), false.into());
     if cx.linked("opt_lora_dict") {
         let loras: Loras = cx.held("opt_lora_dict")?;
+        if model.0.is_none() && !loras.0.is_empty() {
+            let help = "take another checkpoint";
+            return Err(cx.refuse("opt_lora_dict", format!("{TINY} is made up, no LoRA is for it"), help));
+        }
         let loras: Map<String, Json> = loras.0.into_iter().map(|(path, strength)| (path, strength.into())).collect();
         params.fixed.insert("lora_dict".to_owned(), Json::Object(loras));
     }
