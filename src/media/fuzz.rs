@@ -6,7 +6,10 @@ use bytes::Bytes;
 
 use super::ts::demux::{DemuxConfig, DemuxSink, Demuxer, Stream, Unit};
 use super::ts::{adts, opus};
-use super::{AudioPacket, Config, Damage, Input, InputConfig, InputEvent, InputSink, PacketCodec, h264, transcode};
+use super::{
+    AudioBlocks, AudioFilter, AudioPacket, Config, Damage, Input, InputConfig, InputEvent, InputSink, PacketCodec,
+    h264, transcode,
+};
 use crate::frame::{FramePool, PixelFormat, Size, Timestamp, VideoFrame};
 
 struct Nothing;
@@ -86,7 +89,7 @@ pub fn fuzz_h264(data: &[u8]) {
     assert!(h264::parameter_sets(data).len() <= 2 * data.len() + 8);
 }
 
-/// An audio packet of any contents through decoder, resampler and encoder. The first byte chooses the codec, the second
+/// An audio packet of any contents through decoder, resampler and encoder, with and without blocks in between. The first byte chooses the codec, the second
 /// and third the configuration.
 pub fn fuzz_audio_packet(data: &[u8]) {
     let [kind, a, b, rest @ ..] = data else { return };
@@ -106,6 +109,28 @@ pub fn fuzz_audio_packet(data: &[u8]) {
         let _ = transcoder.push(part, Timestamp(index as i64 * 1800), &mut |_| {});
     }
     let _ = transcoder.finish(&mut |_| {});
+    // The same by way of blocks, whose number of channels may change on the way.
+    let mut filter = AudioFilter::new(PacketCodec::Opus, 64);
+    for (index, part) in rest.chunks(300).enumerate() {
+        let channels = 1 + (packet.channels + index as u8 / 3) % 2;
+        let pts = Timestamp(index as i64 * 1800);
+        let part = AudioPacket { data: Bytes::copy_from_slice(part), pts, channels, ..packet.clone() };
+        let _ = filter.push(&part, &mut Through, &mut |_| {});
+    }
+    let _ = filter.finish(&mut Through, &mut |_| {});
+}
+
+/// Blocks of 10 ms that stay as they are.
+struct Through;
+
+impl AudioBlocks for Through {
+    fn length(&self) -> usize {
+        480
+    }
+
+    fn block(&mut self, samples: &mut [f32], channels: u8) {
+        assert!(!samples.is_empty() && samples.len() <= 480 * usize::from(channels));
+    }
 }
 
 #[cfg(test)]
