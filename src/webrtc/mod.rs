@@ -15,6 +15,7 @@ pub mod play;
 mod port;
 mod sdp;
 
+pub use crate::media::VideoCodec;
 pub use config::Config;
 pub use crypto::provider;
 pub use gate::{Answered, Gate, Remote};

@@ -25,10 +25,11 @@ use tracing::{info, warn};
 
 use super::control::{self, Action};
 use crate::link::{Coding, StreamRequest, Tap};
-use crate::media::VideoCodec;
 use crate::supervisor::hub::{Hub, HubError};
 use crate::trickle::{self, Client, Server, ServerConfig, Start};
-use crate::webrtc::{Answered, Command, Gate, PeerEvent, Refused, Remote, Role, Sample, SampleKind, feed, play};
+use crate::webrtc::{
+    Answered, Command, Gate, PeerEvent, Refused, Remote, Role, Sample, SampleKind, VideoCodec, feed, play,
+};
 
 /// Samples of a peer that may wait for their channel.
 const SAMPLES: usize = 64;
