@@ -78,4 +78,20 @@ mod tests {
             assert!(bytes.len() < 100_000);
         }
     }
+
+    #[test]
+    fn limited_range_becomes_full() {
+        let mut frame = Pattern::new(Size::new(64, 48), 30.0).unwrap().owned_frame(1);
+        assert!(!frame.color.full_range);
+        frame.data[..64 * 48].fill(64);
+        frame.data[64 * 48..].fill(128);
+        let bytes = JpegEncoder::new(2).encode(&frame).unwrap();
+        let rgb = image::load_from_memory(&bytes).unwrap().to_rgb8();
+        // (64 − 16) · 255 ⁄ 219
+        assert!(
+            rgb.pixels().all(|pixel| pixel.0.iter().all(|&level| level.abs_diff(56) <= 1)),
+            "{:?}",
+            rgb.get_pixel(9, 9)
+        );
+    }
 }

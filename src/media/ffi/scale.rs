@@ -188,26 +188,31 @@ impl Scaler {
         if !known(setup.from.1) || !known(setup.to.1) {
             return Err(AvError(-libc::EINVAL));
         }
-        // SAFETY: sizes are positive and both formats are values of the enum, checked just now.
-        let context = unsafe {
-            sys::sws_getContext(
-                setup.from.0.width as c_int,
-                setup.from.0.height as c_int,
-                std::mem::transmute::<c_int, sys::AVPixelFormat>(plain(setup.from.1)),
-                setup.to.0.width as c_int,
-                setup.to.0.height as c_int,
-                std::mem::transmute::<c_int, sys::AVPixelFormat>(plain(setup.to.1)),
-                sys::SWS_BILINEAR as c_int,
-                ptr::null_mut(),
-                ptr::null_mut(),
-                ptr::null(),
-            )
-        };
+        // SAFETY: no arguments.
+        let context = unsafe { sys::sws_alloc_context() };
         if context.is_null() {
-            return Err(AvError(-libc::EINVAL));
+            return Err(AvError(-libc::ENOMEM));
         }
         self.context = Context(context);
         let (from, to) = (setup.from.2, setup.to.2);
+        // The ranges are known before the context chooses its way: between equal sizes and layouts that would be a plain copy.
+        let options = [
+            (c"srcw", setup.from.0.width as c_int),
+            (c"srch", setup.from.0.height as c_int),
+            (c"src_format", plain(setup.from.1)),
+            (c"src_range", c_int::from(from.full_range)),
+            (c"dstw", setup.to.0.width as c_int),
+            (c"dsth", setup.to.0.height as c_int),
+            (c"dst_format", plain(setup.to.1)),
+            (c"dst_range", c_int::from(to.full_range)),
+            (c"sws_flags", sys::SWS_BILINEAR as c_int),
+        ];
+        for (name, value) in options {
+            // SAFETY: a live context, whose first field is its class; the name is terminated.
+            AvError::check(unsafe { sys::av_opt_set_int(context.cast(), name.as_ptr(), value.into(), 0) })?;
+        }
+        // SAFETY: a live context that is not initialised yet; sizes and formats are checked by it.
+        AvError::check(unsafe { sys::sws_init_context(context, ptr::null_mut(), ptr::null_mut()) })?;
         // SAFETY: a live context; the tables are static. A negative answer only means that the formats have no matrix.
         unsafe {
             sys::sws_setColorspaceDetails(
