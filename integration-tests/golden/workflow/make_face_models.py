@@ -152,8 +152,8 @@ def detector():
     scores, boxes = [], []
     for feature, each, cells in [(near, 2, 16), (far, 6, 8)]:
         score = net.noise(each, 1, 1, 8, scale=0.3)
-        score[:, 0, 0, 0] = 14.0
-        scores.append(net.reshape(net.conv(feature, score, net.noise(each, scale=0.3) - 5.0), [1, cells * cells * each, 1]))
+        score[:, 0, 0, 0] = 4.0
+        scores.append(net.reshape(net.conv(feature, score, net.noise(each, scale=0.3) - 1.6), [1, cells * cells * each, 1]))
         shift = np.array([0, 0, 44, 44, -11, -7, 11, -4, 0, 2, 0, 12, -20, 0, 20, 0])
         bias = np.tile(shift, each) + net.noise(16 * each, scale=2.0)
         box = net.conv(feature, net.noise(16 * each, 1, 1, 8, scale=4.0), bias)

@@ -49,7 +49,7 @@ impl<'a, T: Copy> Canvas<'a, T> {
 
     /// A line one pixel wide, after Bresenham, always from left to right.
     pub fn thin(&mut self, from: Place, to: Place, colour: T) {
-        let Some([mut from, mut to]) = clip(self.size, [from, to]) else { return };
+        let ([mut from, mut to], true) = clip(self.size, [from, to]) else { return };
         if to[0] < from[0] {
             std::mem::swap(&mut from, &mut to);
         }
@@ -74,7 +74,7 @@ impl<'a, T: Copy> Canvas<'a, T> {
 
     /// A line one pixel wide between places in parts of pixels.
     fn fine(&mut self, from: Place, to: Place, colour: T) {
-        let Some([mut from, mut to]) = clip(self.size.map(|n| n << BITS), [from, to]) else { return };
+        let ([mut from, mut to], true) = clip(self.size.map(|n| n << BITS), [from, to]) else { return };
         // The axis along which the line moves a pixel at a time.
         let along = usize::from((to[0] - from[0]).abs() <= (to[1] - from[1]).abs());
         let aside = 1 - along;
@@ -205,40 +205,71 @@ impl<'a, T: Copy> Canvas<'a, T> {
         }
     }
 
-    /// A filled shape, its edge included; what is inside an even number of times is left out. `crossings` is room for the
-    /// number of corners.
-    pub fn polygon(&mut self, corners: &[Place], crossings: &mut Vec<i64>, colour: T) {
-        let edges = || {
-            let before = corners.last().into_iter().chain(corners);
-            before.zip(corners).map(|(&from, &to)| if from[1] < to[1] { [from, to] } else { [to, from] })
-        };
-        if let Some(mut from) = corners.last().copied() {
-            for &to in corners {
-                self.thin(from, to, colour);
-                from = to;
+    /// A filled shape, its edge included; what is inside an even number of times is left out. `room` is used for the work.
+    pub fn polygon(&mut self, corners: &[Place], room: &mut Room, colour: T) {
+        let Room { edges, crossings } = room;
+        edges.clear();
+        let Some(mut from) = corners.last().copied() else { return };
+        for &to in corners {
+            self.thin(from, to, colour);
+            if from[1] != to[1] {
+                edges.push(self.edge(from, to));
             }
+            from = to;
         }
         let top = corners.iter().map(|c| c[1]).min().unwrap_or_default().max(0);
         let bottom = corners.iter().map(|c| c[1]).max().unwrap_or_default().min(self.size[1]);
         for y in top..bottom {
             crossings.clear();
-            crossings.extend(edges().filter(|[from, to]| (from[1]..to[1]).contains(&y)).map(|[from, to]| {
-                let step = ((to[0] - from[0]) << BITS) / (to[1] - from[1]);
-                (from[0] << BITS) + step * (y - from[1])
-            }));
+            let active = edges.iter().filter(|edge| (edge.top..edge.bottom).contains(&y));
+            crossings.extend(active.map(|edge| edge.x + edge.step * (y - edge.top)));
             crossings.sort_unstable();
             for pair in crossings.as_chunks::<2>().0 {
                 self.span(y, (pair[0] + ONE - 1) >> BITS, pair[1] >> BITS, colour);
             }
         }
     }
+
+    /// A side of a polygon. One that leaves the picture has the slope of the part inside.
+    fn edge(&self, from: Place, to: Place) -> Edge {
+        let [mut p, mut q] = clip(self.size, [from, to]).0;
+        if p[1] == q[1] {
+            (p[1], q[1]) = (from[1], to[1]);
+        }
+        let step = ((q[0] - p[0]) << BITS) / (q[1] - p[1]);
+        let (start, seen) = if from[1] < to[1] { (from, p) } else { (to, q) };
+        let x = (seen[0] << BITS) + (start[1] - seen[1]) * step;
+        Edge { top: start[1], bottom: from[1].max(to[1]), x, step }
+    }
 }
 
-/// The part of a line that lies in a picture of `size`, as OpenCV's `clipLine` cuts it.
-fn clip(size: [i64; 2], line: [Place; 2]) -> Option<[Place; 2]> {
+/// Room for the work of [`Canvas::polygon`].
+pub struct Room {
+    edges: Vec<Edge>,
+    crossings: Vec<i64>,
+}
+
+impl Room {
+    /// For shapes of up to `corners`.
+    pub fn new(corners: usize) -> Self {
+        Self { edges: Vec::with_capacity(corners), crossings: Vec::with_capacity(corners) }
+    }
+}
+
+/// A side of a polygon: its rows, the last not included, where it begins and how it moves from row to row, in parts of pixels.
+struct Edge {
+    top: i64,
+    bottom: i64,
+    x: i64,
+    step: i64,
+}
+
+/// The part of a line that lies in a picture of `size`, as OpenCV's `clipLine` cuts it, and whether there is one; else it is cut at
+/// some of the sides.
+fn clip(size: [i64; 2], line: [Place; 2]) -> ([Place; 2], bool) {
     let [right, bottom] = size.map(|n| n - 1);
     if right < 0 || bottom < 0 {
-        return None;
+        return (line, false);
     }
     let beside = |x: i64| u8::from(x < 0) + 2 * u8::from(x > right);
     let code = |[x, y]: Place| beside(x) + 4 * u8::from(y < 0) + 8 * u8::from(y > bottom);
@@ -272,7 +303,7 @@ fn clip(size: [i64; 2], line: [Place; 2]) -> Option<[Place; 2]> {
             }
         }
     }
-    (a | b == 0).then_some([p, q])
+    ([p, q], a | b == 0)
 }
 
 /// The corners of the smallest convex shape around `places`, which are put in order; as many as the result counts.

@@ -91,7 +91,8 @@ pub fn decode(boxes: &[f32], scores: &[f32], anchors: &[[f32; 2]], least: f32, f
     }
 }
 
-/// Joins boxes of one face to their mean, weighted by score, best first, up to `most` into `kept`. `found` is used up.
+/// Joins boxes of one face to their mean, weighted by score, best first, up to `most` into `kept`. Of equal scores, which MediaPipe
+/// leaves in any order, the first box comes first. `found` is used up.
 pub fn suppress(found: &mut Vec<Found>, most: usize, kept: &mut Vec<Found>) {
     kept.clear();
     found.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then(a.index.cmp(&b.index)));

@@ -1,6 +1,6 @@
 //! FaceMeshMaskNode: regions of a face as a mask.
 
-use super::face_canvas::{Canvas, FAR, Place, hull};
+use super::face_canvas::{Canvas, FAR, Place, Room, hull};
 use super::face_lines::{MAX_CORNERS, REGIONS};
 use super::face_mesh::{FACE_NUMBERS, FACES};
 use crate::workflow::lower::{Data, HostStage};
@@ -20,7 +20,7 @@ pub struct FaceMask {
     blurred: Vec<u32>,
     corners: Vec<Place>,
     hull: Vec<Place>,
-    crossings: Vec<i64>,
+    room: Room,
 }
 
 impl FaceMask {
@@ -34,7 +34,7 @@ impl FaceMask {
             blurred: vec![0; pixels],
             corners: Vec::with_capacity(MAX_CORNERS),
             hull: Vec::with_capacity(2 * MAX_CORNERS),
-            crossings: Vec::with_capacity(MAX_CORNERS),
+            room: Room::new(MAX_CORNERS),
         }
     }
 
@@ -55,7 +55,7 @@ impl FaceMask {
                 hull(&mut self.corners, &mut self.hull);
                 canvas.convex(&self.hull, false, 255);
             }
-            (true, false) => canvas.polygon(&self.corners, &mut self.crossings, 255),
+            (true, false) => canvas.polygon(&self.corners, &mut self.room, 255),
             (false, _) => canvas.outline(&self.corners, 2, 255),
         }
     }
