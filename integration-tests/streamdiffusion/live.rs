@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::folders::{self, Line};
 use crate::support::clips::{Clip, pipe};
-use crate::support::{LONG, Orchestrator, Runner, Stream, seconds, ts};
+use crate::support::{LONG, Orchestrator, Runner, Stream, seconds, ts, until};
 
 const MODEL: &str = "stabilityai/sdxl-turbo";
 const DEPTH: &str = "xinsir/controlnet-depth-sdxl-1.0";
@@ -146,7 +146,10 @@ async fn parameters_change_while_video_flows() {
         params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let loads = runner.log().matches("The new graph is in place.").count();
         changes.push(update(&runner, &mut stream, &params, &what).await);
-        let loaded = runner.log().matches("The new graph is in place.").count() - loads;
+        let loaded = || runner.log().matches("The new graph is in place.").count() - loads;
+        // The line of the log comes by another way than the status that was waited for.
+        until("a line of the log", LONG, || (hot || loaded() > 0).then_some(())).await;
+        let loaded = loaded();
         assert_eq!(loaded, usize::from(!hot), "{what}");
         some_pictures(&runner).await;
     }

@@ -12,7 +12,7 @@ use weir::webrtc::{Sample, SampleKind};
 use super::client::{Client, Got, Offering, Send};
 use super::media::{self, Eyes};
 use super::{Caller, FRAGMENT, JSON, SDP, SMALL, call, connected, film_on, join, patch};
-use crate::support::{LONG, Orchestrator, Runner, seconds};
+use crate::support::{LONG, Orchestrator, Runner, seconds, until};
 
 async fn viewer(runner: &Runner, path: &str, codec: Codec) -> (Client, String) {
     let (mut viewer, resource) = join(runner, path, Offering::new(Direction::RecvOnly, codec, None).await).await;
@@ -113,9 +113,12 @@ async fn a_stream_of_another_door_is_watched_beside_its_own_way() {
     let mut eyes = Eyes::new();
     look(&mut second, &mut eyes, 45).await;
     assert_eq!(metric(&runner, "weir_webrtc_events_total{event=\"tap_opened\"}").await, 2.0);
-    let out = stream.output_cut();
-    let pictures: usize = out.iter().map(|segment| segment.video.len()).sum();
-    assert!(out.len() > 5 && pictures > 150, "{pictures} pictures in {} segments", out.len());
+    until("six segments and 150 pictures on the stream's own way", LONG, || {
+        let out = stream.output_cut();
+        let pictures: usize = out.iter().map(|segment| segment.video.len()).sum();
+        (out.len() > 5 && pictures > 150).then_some(())
+    })
+    .await;
     // The end of the stream is theirs too.
     drop(feeding);
     assert_eq!(runner.post("/api/stop", &json!({})).await.status, 200);

@@ -189,7 +189,7 @@ mod tests {
     use Who::{Anybody, Near, Session, Token};
 
     /// Every route.
-    const WHO: [(&str, &str, Who); 43] = [
+    const WHO: [(&str, &str, Who); 48] = [
         ("GET", "/health", Anybody),
         ("GET", "/version", Anybody),
         ("GET", "/app-version", Anybody),
@@ -211,6 +211,8 @@ mod tests {
         ("POST", "/api/params", Token),
         ("GET", "/api/status", Token),
         ("GET", "/api/pipeline", Token),
+        ("GET", "/api/pipelines", Token),
+        ("GET", "/api/workflows/{name}", Token),
         ("POST", "/api/stop", Token),
         ("POST", "/api/trace", Token),
         ("GET", "/metering/streams", Token),
@@ -228,6 +230,9 @@ mod tests {
         ("GET", "/stream/{id}/status", Token),
         ("GET", "/streams", Token),
         ("POST", "/image", Token),
+        ("GET", "/recordings", Token),
+        ("GET", "/recordings/{id}", Token),
+        ("POST", "/recordings/{id}/stop", Token),
         ("POST", "/whip", Token),
         ("POST", "/whep", Token),
         ("POST", "/offer", Token),
@@ -236,7 +241,10 @@ mod tests {
     ];
 
     /// Other names and methods of routes above.
-    const ALSO: [(&str, &str, &str); 4] = [
+    const ALSO: [(&str, &str, &str); 7] = [
+        ("POST", "/api/pipeline", "/api/pipeline"),
+        ("POST", "/recordings", "/recordings"),
+        ("DELETE", "/recordings/{id}", "/recordings/{id}"),
         ("POST", "/whip/{stream}", "/whip"),
         ("POST", "/whep/{stream}", "/whep"),
         ("POST", "/live/offer", "/offer"),
