@@ -25,10 +25,11 @@ fn memory() -> [u64; 2] {
     seen
 }
 
-fn full_size(family: &str, precision: DType, parameters: u64, frame: bool) {
-    let root = tempfile::tempdir().expect("folder");
-    let config = StreamConfig {
-        steps: 1,
+/// The graph of a family at 512×512, with ControlNets of its kind.
+fn config(family: &str, steps: u64, precision: DType, controls: usize) -> StreamConfig {
+    let control = ControlNetConfig::from_json(&full::controlnet(family)).expect("config");
+    StreamConfig {
+        steps,
         frame_buffer: 1,
         guidance: Guidance::SelfNegative,
         mode: Mode::Image,
@@ -38,9 +39,14 @@ fn full_size(family: &str, precision: DType, parameters: u64, frame: bool) {
         precision,
         unet: UnetConfig::from_json(&full::unet(family)).expect("config"),
         vae: Vae::Tiny(TaesdConfig::from_json(&json!({})).expect("config")),
-        controls: Vec::new(),
+        controls: vec![control; controls],
         float_image: false,
-    };
+    }
+}
+
+fn full_size(family: &str, precision: DType, parameters: u64, frame: bool) {
+    let root = tempfile::tempdir().expect("folder");
+    let config = config(family, 1, precision, 0);
     memory();
     let began = Instant::now();
     let mut unet = Random::create(&root.path().join("stream-0.weights")).expect("file");
@@ -133,21 +139,7 @@ impl Source for Counted {
 
 /// The graph of a frame of 512×512 with guidance `self`, and the parameters of its UNet.
 fn counted(family: &str, steps: u64, precision: DType, controls: usize) -> (Model, u64) {
-    let control = ControlNetConfig::from_json(&full::controlnet(family)).expect("config");
-    let config = StreamConfig {
-        steps,
-        frame_buffer: 1,
-        guidance: Guidance::SelfNegative,
-        mode: Mode::Image,
-        height: 512,
-        width: 512,
-        tokens: 77,
-        precision,
-        unet: UnetConfig::from_json(&full::unet(family)).expect("config"),
-        vae: Vae::Tiny(TaesdConfig::from_json(&json!({})).expect("config")),
-        controls: vec![control; controls],
-        float_image: false,
-    };
+    let config = config(family, steps, precision, controls);
     let (mut unet, mut vae) = (Counted::default(), Counted::default());
     let mut nets: Vec<Counted> = (0..controls).map(|_| Counted::default()).collect();
     let controls = nets.iter_mut().map(|source| source as &mut dyn Source).collect();

@@ -107,6 +107,9 @@ impl Recording {
         tasks: &TaskTracker,
     ) -> Result<(Self, Tap), RecordError> {
         let part = part_of(&order.file);
+        if tokio::fs::try_exists(&order.file).await? {
+            return Err(std::io::Error::from(std::io::ErrorKind::AlreadyExists).into());
+        }
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         let file = tokio::time::timeout(OPEN, options.open(&part)).await.map_err(|_| RecordError::Slow)??;
@@ -256,8 +259,10 @@ mod tests {
         assert!(recording.is_over() && counters.ended.with_label_values(&["stopped"]).get() == 1);
         assert_eq!((counters.bytes.get(), recording.told()["bytes"].as_u64()), (376, Some(376)));
         // A file is never written over.
+        assert!(Recording::start(order.clone(), counters.clone(), &tasks).await.is_err());
+        tokio::fs::remove_file(&order.file).await.expect("the file goes");
         assert!(Recording::start(order.clone(), counters.clone(), &tasks).await.is_ok());
-        assert!(Recording::start(order, counters, &tasks).await.is_err());
+        assert!(Recording::start(order, counters, &tasks).await.is_err(), "one is being written");
     }
 
     #[tokio::test]
