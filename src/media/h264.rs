@@ -206,11 +206,13 @@ fn sps_size(nal: &[u8]) -> Option<Size> {
     (width > 0 && height > 0).then_some(Size::new(width, height))
 }
 
+/// Passes over `scaling_list()` (H.264 §7.3.2.1.1.1); none where a `delta_scale` is outside −128…127.
 fn skip_scaling_list(b: &mut Bits<'_>, size: u32) -> Option<()> {
     let (mut last, mut next) = (8i32, 8i32);
     for _ in 0..size {
         if next != 0 {
-            next = (last + b.se()?).rem_euclid(256);
+            let delta = b.se().filter(|delta| (-128..=127).contains(delta))?;
+            next = (last + delta).rem_euclid(256);
         }
         if next != 0 {
             last = next;
@@ -233,6 +235,36 @@ mod tests {
     #[test]
     fn cropping_gives_1080_rows() {
         assert_eq!(sps_size(&SPS_1080), Some(Size::new(1920, 1080)));
+    }
+
+    /// The bits of an exponential Golomb code.
+    fn ue(value: u32) -> String {
+        let code = format!("{:b}", u64::from(value) + 1);
+        "0".repeat(code.len() - 1) + &code
+    }
+
+    #[test]
+    fn scaling_lists_are_passed_over_and_wild_ones_refused() {
+        let set = |deltas: &[u32]| {
+            // High profile, level 4.0, 4:2:0 in 8 bits, then eight lists of which the first is there.
+            let mut bits = format!("{:08b}{:016b}", 100, 0x28) + &ue(0) + &ue(1) + &ue(0) + &ue(0) + "0" + "11";
+            bits.extend(deltas.iter().map(|delta| ue(*delta)));
+            bits += "0000000";
+            // Frame number, order 0, one reference, 4 × 3 macroblocks, frames only, no cropping.
+            bits +=
+                &[ue(0), ue(0), ue(0), ue(1), "0".into(), ue(3), ue(2), "1".into(), "1".into(), "0".into()].concat();
+            let mut nal = vec![0x67];
+            nal.extend(bits.as_bytes().chunks(8).map(|byte| {
+                byte.iter().enumerate().fold(0, |value, (at, bit)| value | u8::from(*bit == b'1') << (7 - at))
+            }));
+            nal
+        };
+        // Sixteen deltas of one (code 1), or a first one of −8 (code 16): from there on the default list.
+        assert_eq!(sps_size(&set(&[1; 16])), Some(Size::new(64, 48)));
+        assert_eq!(sps_size(&set(&[16])), Some(Size::new(64, 48)));
+        let mut wild = [1; 16];
+        (wild[0], wild[1]) = (253, u32::MAX - 2);
+        assert_eq!(sps_size(&set(&wild)), None);
     }
 
     #[test]
