@@ -25,7 +25,8 @@ fn few(frame: &[f32]) -> Vec<f32> {
 fn made(build: impl FnOnce(&mut GraphBuilder, &Tensor) -> Result<Tensor, ModelError>, index: usize) -> Vec<f32> {
     let mut g = GraphBuilder::new("hint");
     let frame = g.input("frame", DType::U8, [1, SIZE as u64, SIZE as u64, 3]).expect("input");
-    let out = build(&mut g, &frame).expect("graph");
+    let x = hint::planes(&mut g, &frame).expect("planes");
+    let out = build(&mut g, &x).expect("graph");
     g.output("out", &out).expect("output");
     let mut graph = Graph::new(&g.finish().expect("model"));
     graph.set("frame", picture(index, SIZE));

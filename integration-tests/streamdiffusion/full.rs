@@ -40,6 +40,11 @@ fn config(family: &str, steps: u64, precision: DType, controls: usize) -> Stream
         unet: UnetConfig::from_json(&full::unet(family)).expect("config"),
         vae: Vae::Tiny(TaesdConfig::from_json(&json!({})).expect("config")),
         controls: vec![control; controls],
+        before: Vec::new(),
+        after: Vec::new(),
+        apart: false,
+        latent_before: 0,
+        latent_after: 0,
         float_image: false,
     }
 }

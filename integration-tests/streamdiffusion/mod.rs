@@ -11,6 +11,7 @@ mod nets;
 mod numbers;
 mod pipeline;
 mod process;
+mod processors;
 mod similar;
 mod stream;
 mod text;

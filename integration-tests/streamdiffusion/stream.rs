@@ -34,6 +34,11 @@ fn stream_config(family: &str, steps: u64, guidance: Guidance) -> StreamConfig {
         unet: UnetConfig::from_json(&config(&format!("unet-{family}"))).expect("config"),
         vae: Vae::Tiny(TaesdConfig::from_json(&config("taesd")).expect("config")),
         controls: Vec::new(),
+        before: Vec::new(),
+        after: Vec::new(),
+        apart: false,
+        latent_before: 0,
+        latent_after: 0,
         float_image: true,
     }
 }

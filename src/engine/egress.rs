@@ -213,6 +213,7 @@ impl Encoder {
         match picture {
             Picture::Frame(frame) => self.answer(frame, Kind::Processed)?,
             Picture::Similar(frame) => self.answer(frame, Kind::Similar)?,
+            Picture::Withheld(frame) => self.answer(frame, Kind::Withheld)?,
             // It is neither billed as made nor shown again.
             Picture::Instead(frame) => self.encode(&frame, Kind::Repeated)?,
             Picture::Repeat(meta) => match self.kept.take_if(|(_, made)| made.elapsed() < BACKGROUND) {

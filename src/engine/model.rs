@@ -251,6 +251,7 @@ impl Worker {
     fn runs_with(&mut self, shared: &Shared) {
         self.params = Fingerprint::parse(&shared.parameters.in_force().hash);
         shared.meter.set_graph(self.processor.graph());
+        shared.note(self.processor.notes());
     }
 
     fn frames(&mut self, shared: &Arc<Shared>) {
@@ -304,7 +305,11 @@ impl Worker {
                 Ok(mut frame) => {
                     (frame.seq, frame.pts, frame.stamps) = (meta.seq, meta.pts, meta.stamps);
                     frame.stamps.done = Some(done);
-                    if self.processor.similar() { Picture::Similar(frame) } else { Picture::Frame(frame) }
+                    match (self.processor.withheld(), self.processor.similar()) {
+                        (true, _) => Picture::Withheld(frame),
+                        (_, true) => Picture::Similar(frame),
+                        _ => Picture::Frame(frame),
+                    }
                 }
                 Err(error) => {
                     shared.fail("model", format!("Error processing input frame: {error}"));

@@ -35,6 +35,8 @@ pub enum Picture {
     Frame(VideoFrame),
     /// What the model made of the frame before, which this one is too similar to.
     Similar(VideoFrame),
+    /// What is shown in place of what the model made, which its safety checker withholds.
+    Withheld(VideoFrame),
     /// A picture that the model did not make, in place of one that failed.
     Instead(VideoFrame),
     /// The last good picture once more, at this time.
@@ -185,7 +187,9 @@ impl Outbox {
     /// When the picture that has been waiting for longest came out of the stage before.
     pub fn oldest(&self) -> Option<Instant> {
         let stamps = self.lock().video.front().map(|picture| match picture {
-            Picture::Frame(frame) | Picture::Similar(frame) | Picture::Instead(frame) => frame.stamps,
+            Picture::Frame(frame) | Picture::Similar(frame) | Picture::Withheld(frame) | Picture::Instead(frame) => {
+                frame.stamps
+            }
             Picture::Repeat(meta) | Picture::Overlay(meta) => meta.stamps,
         })?;
         stamps.done.or(stamps.decoded)

@@ -11,6 +11,7 @@ use super::events::unix_ms;
 use super::shared::{Moment, Shared};
 use crate::health::{Observations, PipelineState, Rate, State, Status, Thresholds, evaluate, status_json};
 use crate::link::Resume;
+use crate::metering::Kind;
 
 /// Looks at a session and says how it is.
 pub struct Watch {
@@ -188,7 +189,8 @@ impl Watch {
             "latency_ms": shared.meter.latency(),
             "dropped": shared.meter.totals().dropped,
             "loading": loading,
-            "notes": shared.pipeline.notes(current.checked()),
+            "withheld": shared.meter.totals().frames_out.get(Kind::Withheld.label()).copied().unwrap_or(0),
+            "notes": shared.notes(),
         });
         let resume = self.restarts.as_ref();
         let status = status_json(&Status {

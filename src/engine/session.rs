@@ -92,7 +92,7 @@ impl Handle {
         order: Order,
         now: Instant,
     ) -> Result<Self, String> {
-        let meter = meter(&deps, &order, checked.size, now);
+        let meter = meter(&deps, &order, checked.output(), now);
         let numbers = (order.session, deps.slot);
         let request = &order.request;
         let data = Data::new(&request.data_url, request.figures, deps.metrics.events_lost.clone());
@@ -257,8 +257,8 @@ impl Updater {
             };
             let params = self.shared.pipeline.follow(&before.given, params, &self.models)?;
             let checked = self.shared.pipeline.check(&params)?;
-            let (old, new) = (before.size, checked.size);
-            if old != new {
+            let (old, new) = (before.output(), checked.output());
+            if old != new || before.size != checked.size {
                 // The text is the contract's, whole.
                 let reason = format!(
                     "Cannot change output resolution mid-stream (Current resolution: ({}, {}) requested resolution: \
@@ -307,9 +307,6 @@ struct Session {
 impl Session {
     async fn run(mut self, queue: mpsc::Receiver<Event>, now: Instant) {
         tracing::info!(pipeline = self.shared.pipeline.name(), "Starting live-video-to-video pipeline");
-        for note in self.shared.pipeline.notes(self.shared.parameters.accepted().checked()) {
-            tracing::warn!("{note}.");
-        }
         let session = self.shared.id;
         let (client, resumed) = (self.deps.client.clone(), self.order.resume.is_some());
         let events_url = self.order.request.events_url.clone();
@@ -379,7 +376,10 @@ impl Session {
         let Deps { client, config, supervisor, .. } = &self.deps;
         let request = &self.order.request;
         let resume = self.order.resume.as_ref();
-        let size = self.shared.parameters.accepted().checked().size;
+        let (size, output) = {
+            let accepted = self.shared.parameters.accepted();
+            (accepted.checked().size, accepted.checked().output())
+        };
         let stamp = |pts: fn(&Resume) -> Option<i64>| resume.and_then(pts).map(Timestamp);
         let (last_video, last_audio) = (stamp(|r| r.last_video_pts), stamp(|r| r.last_audio_pts));
         let thread = |error: std::io::Error| format!("a thread could not be started: {error}");
@@ -416,7 +416,7 @@ impl Session {
         let (encoded, to_publish) = mpsc::channel(egress::PIECES);
         let _ = self.shared.output_pieces.set(encoded.downgrade());
         let media = tap::settings(&config.media, request.coding, &request.video_profile);
-        let output = OutputConfig { size, fps_hint: 30.0, media };
+        let output = OutputConfig { size: output, fps_hint: 30.0, media };
         let taps = Maker {
             client: self.deps.own.clone(),
             tasks: self.deps.tasks.clone(),

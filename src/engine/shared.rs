@@ -126,6 +126,7 @@ pub struct Shared {
     rgb: AtomicBool,
     /// Where the graphs of the model run; `None` without a graph. Written when a model comes, read by the status alone.
     pub provider: Mutex<Option<Provider>>,
+    notes: Mutex<Vec<String>>,
     /// What the overlay says.
     pub notice: Mutex<String>,
     /// Since when the overlay has been showing that.
@@ -247,6 +248,7 @@ impl Shared {
             overlay: AtomicBool::new(true),
             rgb: AtomicBool::new(false),
             provider: Mutex::new(None),
+            notes: Mutex::default(),
             notice: Mutex::new(String::new()),
             notice_since: moment(),
             ready_at: moment(),
@@ -312,6 +314,20 @@ impl Shared {
         self.last_error.set(Instant::now());
         self.faults.put(Fault { stage, message });
         self.changed.notify_one();
+    }
+
+    /// What has no effect although the parameters ask for it.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes what has no effect now; what is new is logged.
+    pub fn note(&self, notes: Vec<String>) {
+        let mut known = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        for note in notes.iter().filter(|note| !known.contains(note)) {
+            tracing::warn!(session = self.id, "{note}.");
+        }
+        *known = notes;
     }
 
     /// True while the model takes frames.

@@ -95,6 +95,8 @@ pub enum Kind {
     Processed,
     /// The model's last picture once more, because the similar-image filter took this frame for the one before.
     Similar,
+    /// The last picture that passed the safety checker, or black, because the model's picture of this frame did not.
+    Withheld,
     /// The last good picture once more, because the model failed on this frame.
     Repeated,
     /// The overlay.
@@ -103,13 +105,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 4] = [Kind::Processed, Kind::Similar, Kind::Repeated, Kind::Overlay];
+    pub const ALL: [Kind; 5] = [Kind::Processed, Kind::Similar, Kind::Withheld, Kind::Repeated, Kind::Overlay];
 
     /// The label's value.
     pub fn label(self) -> &'static str {
         match self {
             Kind::Processed => "processed",
             Kind::Similar => "similar",
+            Kind::Withheld => "withheld",
             Kind::Repeated => "repeated",
             Kind::Overlay => "overlay",
         }
@@ -117,9 +120,9 @@ impl Kind {
 }
 
 impl Kind {
-    /// True for the model's answer to this very frame.
+    /// True for the answer to this very frame: the model ran, or one of the filters that were asked for said what to show.
     pub fn is_answer(self) -> bool {
-        matches!(self, Kind::Processed | Kind::Similar)
+        matches!(self, Kind::Processed | Kind::Similar | Kind::Withheld)
     }
 }
 

@@ -1,11 +1,13 @@
-//! Condition pictures of ControlNets that are made of the frame, inside its graph.
+//! Pictures that are made of the frame, inside its graph: condition pictures of ControlNets, and what goes through the
+//! processors before and behind the model.
 
 use super::depth::{self, DepthConfig};
+use super::filter::Filter;
 use super::net::fixed;
 use super::{ModelError, Net, Source};
 use crate::graph::{Conv, DType, GraphBuilder, GraphError, Interpolation, Tensor};
 
-/// Where the condition picture of a ControlNet comes from.
+/// Where a picture comes from that a model is given.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Hint {
     /// From outside, as an input of the graph.
@@ -15,6 +17,46 @@ pub enum Hint {
     SoftEdges,
     /// The frame's depth, see [`depth_map`].
     Depth(DepthConfig),
+    /// What a filter makes of the frame. A ControlNet is given it in the frame's own size.
+    Filter(Filter),
+}
+
+impl Hint {
+    /// How many numbers it takes.
+    pub fn numbers(&self) -> u64 {
+        if let Hint::Filter(filter) = self { filter.numbers() } else { 0 }
+    }
+
+    /// What it makes of `picture`, `f32` (F, 3, H, W) in 0…1, which stays as it is for [`Hint::Given`]. The numbers of a filter
+    /// are the input `numbers`, the weights of a depth model come from `depth`.
+    ///
+    /// # Errors
+    /// [`ModelError`] when a weight is missing or `picture` is something else.
+    pub fn build(
+        &self,
+        g: &mut GraphBuilder,
+        numbers: &str,
+        depth: Option<&mut (dyn Source + '_)>,
+        precision: DType,
+        picture: &Tensor,
+    ) -> Result<Tensor, ModelError> {
+        Ok(match self {
+            Hint::Given => picture.clone(),
+            Hint::SoftEdges => g.scope("soft_edges", |g| soft_edges(g, picture))?,
+            Hint::Depth(config) => {
+                let source =
+                    depth.ok_or_else(|| ModelError::config("controlnets", "no weights of a depth model are given"))?;
+                g.scope("depth", |g| Ok(depth_map(g, config, source, precision, picture)))??
+            }
+            Hint::Filter(filter) => {
+                let numbers = match filter.numbers() {
+                    0 => None,
+                    n => Some(g.input(numbers, DType::F32, [n])?),
+                };
+                filter.build(g, picture, numbers.as_ref())?
+            }
+        })
+    }
 }
 
 /// Weights of red, green and blue in grey, by ITU-R BT.601.
@@ -26,19 +68,18 @@ const FIVE: [[f32; 2]; 3] = [[5.0, 3.0], [3.0, 2.0], [2.0, 1.0]];
 /// The binomial kernel, in sixteenths.
 const BELL: [f32; 5] = [1.0, 4.0, 6.0, 4.0, 1.0];
 
-/// Soft edges of `frame` u8 (F, H, W, 3), as `f32` (F, 3, H, W) in 0…1, three equal channels: the preprocessor `soft_edge` of
-/// the live runner's StreamDiffusion.
+/// Soft edges of `x`, `f32` (F, 3, H, W) in 0…1, as another such picture of three equal channels: the preprocessor `soft_edge`
+/// of the live runner's StreamDiffusion.
 ///
 /// Grey, the size √(x² + y²) of its gradients at three scales (kernels of 3, 5 and 7 pixels, zeros beyond the edge), their sum
 /// with the weights 0.5, 0.3 and 0.2, a binomial blur of 5 pixels, each picture divided by its largest number, and
 /// 1 / (1 + e^(3 − 6e)) of that.
 ///
 /// # Errors
-/// When `frame` is something else.
-pub fn soft_edges(g: &mut GraphBuilder, frame: &Tensor) -> Result<Tensor, GraphError> {
-    let x = planes(g, frame)?;
+/// When `x` is something else.
+pub fn soft_edges(g: &mut GraphBuilder, x: &Tensor) -> Result<Tensor, GraphError> {
     let grey = g.floats(DType::F32, [1, 3, 1, 1], &GREY)?;
-    let x = g.conv(&x, &grey, None, Conv::padded(0))?;
+    let x = g.conv(x, &grey, None, Conv::padded(0))?;
     let kernels = g.floats(DType::F32, [6, 1, 7, 7], &gradients())?;
     let x = g.conv(&x, &kernels, None, Conv::padded(3))?;
     let x = g.mul(&x, &x)?;
@@ -82,23 +123,22 @@ fn gradients() -> Vec<f32> {
     all
 }
 
-/// The depth of `frame` u8 (F, H, W, 3), as `f32` (F, 3, H, W) in 0…1, near is 1, three equal channels: the preprocessor
+/// The depth of `x`, `f32` (F, 3, H, W) in 0…1, as another such picture, near is 1, three equal channels: the preprocessor
 /// `depth_tensorrt` of the live runner's StreamDiffusion, which gives the model colours in 0…1 as they are.
 ///
 /// Bilinear to the model's size, the model, (d − min) / (max − min) of each picture, bilinear back.
 ///
 /// # Errors
-/// [`ModelError`] when a weight is missing or `frame` is something else.
+/// [`ModelError`] when a weight is missing or `x` is something else.
 pub fn depth_map(
     g: &mut GraphBuilder,
     config: &DepthConfig,
     source: &mut dyn Source,
     precision: DType,
-    frame: &Tensor,
+    x: &Tensor,
 ) -> Result<Tensor, ModelError> {
-    let x = planes(g, frame)?;
-    let (height, width) = (fixed(&x, 2)?, fixed(&x, 3)?);
-    let x = g.resize(&x, config.size, config.size, Interpolation::Linear)?;
+    let (height, width) = (fixed(x, 2)?, fixed(x, 3)?);
+    let x = g.resize(x, config.size, config.size, Interpolation::Linear)?;
     let depth = depth::build(&mut Net::new(g, source, precision), config, &x)?;
     let depth = g.cast(&depth, DType::F32)?;
     let most = g.reduce_max(&depth, &[1, 2, 3], true)?;
@@ -114,8 +154,11 @@ pub fn depth_map(
     Ok(g.concat(&[&depth, &depth, &depth], 1)?)
 }
 
-/// Bytes (F, H, W, C) as (F, C, H, W) in 0…1.
-fn planes(g: &mut GraphBuilder, frame: &Tensor) -> Result<Tensor, GraphError> {
+/// Bytes (F, H, W, C) as `f32` (F, C, H, W) in 0…1.
+///
+/// # Errors
+/// When `frame` is something else.
+pub fn planes(g: &mut GraphBuilder, frame: &Tensor) -> Result<Tensor, GraphError> {
     let x = g.cast(frame, DType::F32)?;
     let x = g.transpose(&x, &[0, 3, 1, 2])?;
     g.div_scalar(&x, 255.0)

@@ -40,14 +40,25 @@ pub struct ParamError {
 /// Parameters that passed the check of their pipeline, whole and with every default filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checked {
-    /// Size of the output in pixels.
+    /// Size of the pictures that the pipeline takes, in pixels.
     pub size: Size,
+    /// Factors by which those that it gives are larger, one after the other; none where they have the same size.
+    pub enlarge: Vec<f64>,
     /// Whether the overlay is shown while the pipeline reloads.
     pub show_reloading_frame: bool,
     /// What the caller sent: what the status shows as `last_params`.
     pub given: Arc<Params>,
     /// Every field of the pipeline with its value, defaults included.
     pub values: Arc<Params>,
+}
+
+impl Checked {
+    /// Size of the output in pixels: cut off to whole ones behind each factor.
+    pub fn output(&self) -> Size {
+        let larger = |side: u32, factor: &f64| (f64::from(side) * factor) as u32;
+        let side = |side: u32| self.enlarge.iter().fold(side, larger);
+        Size::new(side(self.size.width), side(self.size.height))
+    }
 }
 
 /// How an update was taken.
@@ -140,12 +151,6 @@ pub trait Pipeline: Send + Sync {
     /// The first field that is wrong, and why. Nothing is changed.
     fn check(&self, params: &Params) -> Result<Checked, ParamError>;
 
-    /// What is accepted in `params` and has no effect, although whoever asks for it would expect one: for the log and the
-    /// status.
-    fn notes(&self, _params: &Checked) -> Vec<String> {
-        Vec::new()
-    }
-
     /// What an update makes of the parameters in force. It is the update itself, unless the pipeline knows updates that name
     /// only a part. `models` is the root of the models, for what only files can tell.
     ///
@@ -202,6 +207,17 @@ pub trait FrameProcessor: Send {
     /// one before.
     fn similar(&self) -> bool {
         false
+    }
+
+    /// Whether the last call of [`Self::process`] gave another picture than it made, because that one is not to be shown.
+    fn withheld(&self) -> bool {
+        false
+    }
+
+    /// What the parameters in force ask for and has no effect here, although whoever asks would expect one: for the log and
+    /// the status.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// Where its graphs run, each of them, as loaded; `None` where it has no graph.

@@ -132,7 +132,13 @@ impl Table {
         let side = |name| values.get(name).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok()).unwrap_or(512);
         let size = Size::new(side("width"), side("height"));
         let show_reloading_frame = values.get("show_reloading_frame").and_then(Value::as_bool).unwrap_or(true);
-        Ok(Checked { size, show_reloading_frame, given: Arc::new(params.clone()), values: Arc::new(values) })
+        Ok(Checked {
+            size,
+            enlarge: Vec::new(),
+            show_reloading_frame,
+            given: Arc::new(params.clone()),
+            values: Arc::new(values),
+        })
     }
 
     /// The JSON Schema (2020-12) of the parameters.

@@ -159,7 +159,7 @@ pub(super) fn stream_options(matches: &ArgMatches) -> Result<Options, String> {
         page: None,
         pipeline,
         params,
-        output: checked.size,
+        output: checked.output(),
         source,
         burst: None,
         seconds: None,

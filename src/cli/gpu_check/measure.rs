@@ -109,6 +109,11 @@ impl Bench<'_> {
             unet: UnetConfig::from_json(&unet)?,
             vae: Vae::Tiny(TaesdConfig::from_json(&vae)?),
             controls: vec![control; case.controls as usize],
+            before: Vec::new(),
+            after: Vec::new(),
+            apart: false,
+            latent_before: 0,
+            latent_after: 0,
             float_image: false,
         })
     }

@@ -272,7 +272,7 @@ pub fn process(job: &Job, config: &engine::Config, stop: &AtomicBool) -> Result<
         let reason = "it works on sound, which only streams bring to it; files keep theirs as it is";
         return Err(ProcessError::Load { name: pipeline.name().into(), reason: reason.into() });
     }
-    let mut sink = job.sink(size, &*source, config)?;
+    let mut sink = job.sink(checked.output(), &*source, config)?;
     stages::run(&mut *source, &mut *processor, &mut *sink, (size, &pool), job.limit, stop)
 }
 

@@ -24,12 +24,18 @@
 //! | `add_noise` | f32 (1) | 1 adds noise between steps, 0 does not; absent for N = 1 |
 //! | `vae_noise` | f32 (F, 4, h, w) | standard noise of the KL encoder; only with [`Vae::Kl`] |
 //! | `cond_j`, `cn_scale_j` | u8 (F, H, W, C), f32 (1) | of ControlNet j; no `cond_j` where [`Hint`] makes it of the frame |
+//! | `cond_j_numbers`, `before_i`, `after_i` | f32 (n) | numbers of the filters ([`Hint::numbers`]); only where there are any |
+//! | `picture` | u8 (F, H, W, 3) | what is painted over in place of `frame`; only with [`StreamConfig::apart`] |
+//! | `last_latent` | f32 (F, 4, h, w) | state; only with feedback of latents |
+//! | `has_last` | f32 (1) | 1 where `last_latent` is there, 0 where nothing is mixed in; only with feedback of latents |
+//! | `latent_before`, `latent_after` | f32 (n) | shares of the last latent in what comes to the first step and in what the last one gives |
 //! | `text_embeds`, `time_ids` | f32 (R, P), f32 (R, 6) | only for SDXL |
 //!
 //! # Outputs
 //!
 //! `frame_out` u8 (F, H, W, 3); `x0` f32 (F, 4, h, w), the predicted clean latent behind it; `x_t_buffer_out`;
-//! `stock_noise_out`. With [`StreamConfig::float_image`] also `image` f32 (F, 3, H, W) in 0…1.
+//! `stock_noise_out`; `last_latent_out`. With [`StreamConfig::float_image`] also `image` f32 (F, 3, H, W) in 0…1. Pictures that
+//! come out have the size [`StreamConfig::output`].
 
 mod scheduler;
 pub mod similar;
@@ -41,7 +47,7 @@ use super::kl::{self, KlConfig};
 use super::taesd::{self, TaesdConfig};
 use super::unet::{self, Added, Question, UnetConfig};
 use super::{ModelError, Net, Source};
-use crate::graph::{DType, GraphBuilder, GraphError, Model, Tensor};
+use crate::graph::{DType, GraphBuilder, GraphError, Interpolation, Model, Tensor};
 
 pub use stages::{Stage, stage};
 
@@ -111,6 +117,16 @@ pub struct StreamConfig {
     pub vae: Vae,
     /// The ControlNets.
     pub controls: Vec<ControlNetConfig>,
+    /// What the frame goes through before it is encoded, in this order. ControlNets are given the frame as it came.
+    pub before: Vec<Hint>,
+    /// What the painted picture goes through, in this order.
+    pub after: Vec<Hint>,
+    /// Whether the picture that is painted over is an input of its own.
+    pub apart: bool,
+    /// How often the last latent is mixed into what comes to the first step.
+    pub latent_before: u64,
+    /// How often the last latent is mixed into the predicted one.
+    pub latent_after: u64,
     /// Whether the picture is also an output of floats.
     pub float_image: bool,
 }
@@ -123,7 +139,7 @@ pub struct Sources<'a> {
     pub vae: &'a mut dyn Source,
     /// Of the ControlNets, in their order.
     pub controls: Vec<&'a mut dyn Source>,
-    /// Of the depth model, where a ControlNet has [`Hint::Depth`]. One model serves all of them.
+    /// Of the depth model, where there is a [`Hint::Depth`]. One model serves all of them.
     pub depth: Option<&'a mut dyn Source>,
 }
 
@@ -160,6 +176,16 @@ impl StreamConfig {
         [self.height / self.reduction(), self.width / self.reduction()]
     }
 
+    /// Whether the last latent is part of the state.
+    pub fn feeds_back(&self) -> bool {
+        self.latent_before + self.latent_after > 0
+    }
+
+    /// Height and width of the picture that comes out.
+    pub fn output(&self) -> [u64; 2] {
+        behind(&self.after, [self.height, self.width])
+    }
+
     /// Checks what the parts must have in common.
     ///
     /// # Errors
@@ -192,6 +218,12 @@ impl StreamConfig {
             );
             return Err(ModelError::config("in_channels", reason));
         }
+        if self.mode == Mode::Text && (!self.before.is_empty() || self.apart) {
+            return Err(ModelError::config("image_preprocessing", "there is no frame to work on"));
+        }
+        if behind(&self.before, [self.height, self.width]) != [self.height, self.width] {
+            return Err(ModelError::config("image_preprocessing", "the model is given pictures of its own size"));
+        }
         for control in &self.controls {
             let (own, other) = (&self.unet.trunk, &control.trunk);
             if own.channels != other.channels || own.context_dim != other.context_dim || own.layers != other.layers {
@@ -223,7 +255,7 @@ pub fn build(config: &StreamConfig, sources: Sources<'_>) -> Result<Model, Model
     if sources.controls.len() != config.controls.len() {
         return Err(ModelError::config("controlnets", "not as many weights as ControlNets"));
     }
-    let Sources { unet, vae, controls, depth } = sources;
+    let Sources { unet, vae, controls, mut depth } = sources;
     let mut builder = GraphBuilder::new("stream");
     let g = &mut builder;
     let [h, w] = config.latent();
@@ -232,8 +264,12 @@ pub fn build(config: &StreamConfig, sources: Sources<'_>) -> Result<Model, Model
 
     let (frame, start) = match config.mode {
         Mode::Image => {
-            let frame = g.input("frame", DType::U8, [frames, config.height, config.width, 3])?;
-            let start = encode(g, config, &mut *vae, &frame)?;
+            let shape = [frames, config.height, config.width, 3];
+            let frame = g.input("frame", DType::U8, shape)?;
+            let picture = if config.apart { g.input("picture", DType::U8, shape)? } else { frame.clone() };
+            let x = g.scope("frame", |g| hint::planes(g, &picture))?;
+            let x = chain(g, &config.before, "before", depth.as_deref_mut(), config.precision, x)?;
+            let start = encode(g, config, &mut *vae, &x)?;
             (Some(frame), start)
         }
         Mode::Text => (None, g.input("latent", DType::F32, [frames, channels, h, w])?),
@@ -241,11 +277,18 @@ pub fn build(config: &StreamConfig, sources: Sources<'_>) -> Result<Model, Model
     let asked = Asked::inputs(g, config)?;
     let knobs = scheduler::Knobs::inputs(g, config)?;
     let batch = g.scope("scheduler", |g| scheduler::enter(g, config, &knobs, &start))?;
-    let prediction = predict(g, config, Predictors { unet, controls, depth }, frame.as_ref(), &asked, &batch.rows)?;
+    let predictors = Predictors { unet, controls, depth: depth.as_deref_mut() };
+    let prediction = predict(g, config, predictors, frame.as_ref(), &asked, &batch.rows)?;
     let step = g.scope("scheduler", |g| scheduler::step(g, config, &knobs, &batch, &prediction))?;
 
     let image = decode(g, config, vae, &step.x0)?;
+    let image = chain(g, &config.after, "after", depth, config.precision, image)?;
     g.output("x0", &step.x0)?;
+    if config.feeds_back() {
+        // An output of its own, since a tensor has one name.
+        let last = g.add_scalar(&step.x0, 0.0)?;
+        g.output("last_latent_out", &last)?;
+    }
     if let Some(buffer) = &step.x_t_buffer {
         g.output("x_t_buffer_out", buffer)?;
     }
@@ -258,6 +301,51 @@ pub fn build(config: &StreamConfig, sources: Sources<'_>) -> Result<Model, Model
         g.output("image", &image)?;
     }
     Ok(builder.finish()?)
+}
+
+/// A graph without a model: `frame` u8 (F, H, W, 3) through `before` and `after` to `frame_out`, with the inputs `before_i` and
+/// `after_i` as above. `depth` is of the depth model where there is one.
+///
+/// # Errors
+/// [`ModelError`] when something does not fit or a weight is missing.
+pub fn filters(
+    [before, after]: [&[Hint]; 2],
+    [height, width]: [u64; 2],
+    precision: DType,
+    mut depth: Option<&mut (dyn Source + '_)>,
+) -> Result<Model, ModelError> {
+    let mut builder = GraphBuilder::new("filters");
+    let g = &mut builder;
+    let frame = g.input("frame", DType::U8, [1, height, width, 3])?;
+    let x = g.scope("frame", |g| hint::planes(g, &frame))?;
+    let x = chain(g, before, "before", depth.as_deref_mut(), precision, x)?;
+    let x = chain(g, after, "after", depth, precision, x)?;
+    let out = g.scope("frame_out", |g| bytes(g, &x))?;
+    g.output("frame_out", &out)?;
+    Ok(builder.finish()?)
+}
+
+/// `x`, `f32` (F, 3, H, W) in 0…1, behind every part of `parts`, whose numbers are the inputs `name_i`, cut off at 0 and 1.
+fn chain(
+    g: &mut GraphBuilder,
+    parts: &[Hint],
+    name: &str,
+    mut depth: Option<&mut (dyn Source + '_)>,
+    precision: DType,
+    mut x: Tensor,
+) -> Result<Tensor, ModelError> {
+    for (i, part) in parts.iter().enumerate() {
+        let name = format!("{name}_{i}");
+        x = part.build(g, &name, depth.as_deref_mut(), precision, &x)?;
+        // A cubic resize swings over.
+        x = g.clip(&x, 0.0, 1.0)?;
+    }
+    Ok(x)
+}
+
+/// Height and width behind `parts` of a picture of `size`.
+fn behind(parts: &[Hint], size: [u64; 2]) -> [u64; 2] {
+    parts.iter().fold(size, |size, part| if let Hint::Filter(filter) = part { filter.size(size) } else { size })
 }
 
 struct Asked {
@@ -288,10 +376,10 @@ impl Asked {
 }
 
 /// The weights that a prediction is made with.
-struct Predictors<'a> {
+struct Predictors<'a, 'd> {
     unet: &'a mut dyn Source,
     controls: Vec<&'a mut dyn Source>,
-    depth: Option<&'a mut dyn Source>,
+    depth: Option<&'d mut (dyn Source + 'a)>,
 }
 
 /// The UNet's prediction for `sample` (R, 4, h, w), with what the ControlNets add. `frame` (F, H, W, 3) is what condition
@@ -299,13 +387,14 @@ struct Predictors<'a> {
 fn predict(
     g: &mut GraphBuilder,
     config: &StreamConfig,
-    sources: Predictors<'_>,
+    sources: Predictors<'_, '_>,
     frame: Option<&Tensor>,
     asked: &Asked,
     sample: &Tensor,
 ) -> Result<Tensor, ModelError> {
     let Predictors { unet, controls, mut depth } = sources;
-    let (mut edges, mut depths) = (None, None);
+    // What several ControlNets are given is made once.
+    let mut known: Vec<(&Hint, Tensor)> = Vec::new();
     let question = || Question {
         sample,
         timestep: &asked.timestep,
@@ -315,25 +404,30 @@ fn predict(
     let mut residuals = Vec::with_capacity(controls.len());
     for (j, (control, source)) in config.controls.iter().zip(controls).enumerate() {
         let no_frame = || ModelError::config("controlnets", "there is no frame to make a condition picture of");
-        // What several ControlNets are given is made once.
         let made = match &control.hint {
             Hint::Given => None,
-            Hint::SoftEdges => {
-                if edges.is_none() {
-                    let frame = frame.ok_or_else(no_frame)?;
-                    edges = Some(g.scope("soft_edges", |g| hint::soft_edges(g, frame))?);
-                }
-                edges.clone()
+            // Each has its own numbers.
+            hint if hint.numbers() == 0 && known.iter().any(|(other, _)| *other == hint) => {
+                known.iter().find(|(other, _)| *other == hint).map(|(_, made)| made.clone())
             }
-            Hint::Depth(config_of) => {
-                if depths.is_none() {
-                    let frame = frame.ok_or_else(no_frame)?;
-                    let missing = || ModelError::config("controlnets", "no weights of a depth model are given");
-                    let source = depth.take().ok_or_else(missing)?;
-                    let precision = config.precision;
-                    depths = Some(g.scope("depth", |g| Ok(hint::depth_map(g, config_of, source, precision, frame)))??);
-                }
-                depths.clone()
+            hint => {
+                let frame = frame.ok_or_else(no_frame)?;
+                let made = g.scope("hint", |g| {
+                    Ok((|| {
+                        let x = hint::planes(g, frame)?;
+                        let name = format!("cond_{j}_numbers");
+                        let made = hint.build(g, &name, depth.as_deref_mut(), config.precision, &x)?;
+                        match behind(std::slice::from_ref(hint), [config.height, config.width]) {
+                            size if size == [config.height, config.width] => Ok::<_, ModelError>(made),
+                            _ => {
+                                let made = g.clip(&made, 0.0, 1.0)?;
+                                Ok(g.resize(&made, config.height, config.width, Interpolation::Linear)?)
+                            }
+                        }
+                    })())
+                })??;
+                known.push((hint, made.clone()));
+                Some(made)
             }
         };
         let given = match &made {
@@ -360,27 +454,22 @@ fn predict(
     Ok(g.cast(&prediction, DType::F32)?)
 }
 
-/// The scaled latent (F, 4, h, w) of `frame` (F, H, W, 3).
+/// The scaled latent (F, 4, h, w) of the picture `x` (F, 3, H, W) in 0…1.
 fn encode(
     g: &mut GraphBuilder,
     config: &StreamConfig,
     source: &mut dyn Source,
-    frame: &Tensor,
+    x: &Tensor,
 ) -> Result<Tensor, ModelError> {
-    let x = g.scope("frame", |g| {
-        let x = g.cast(frame, DType::F32)?;
-        let x = g.transpose(&x, &[0, 3, 1, 2])?;
-        g.div_scalar(&x, 255.0)
-    })?;
     let (latent, scaling) = match &config.vae {
         Vae::Tiny(tiny) => {
             let mut net = Net::new(g, source, config.precision);
-            (net.place("taesd", |net| taesd::encode(net, tiny, &x))?, tiny.scaling)
+            (net.place("taesd", |net| taesd::encode(net, tiny, x))?, tiny.scaling)
         }
         Vae::Kl(kl) => {
             let [h, w] = config.latent();
             let noise = g.input("vae_noise", DType::F32, [config.frame_buffer, kl.latent_channels, h, w])?;
-            let x = g.mul_scalar(&x, 2.0)?;
+            let x = g.mul_scalar(x, 2.0)?;
             let x = g.sub_scalar(&x, 1.0)?;
             let mut net = Net::new(g, source, kl_precision(config, kl));
             (net.place("vae", |net| kl::encode(net, kl, &x, &noise))?, kl.scaling)

@@ -21,6 +21,52 @@ pub(super) struct Knobs {
     guidance_scale: Option<Tensor>,
     delta: Option<Tensor>,
     add_noise: Option<Tensor>,
+    feedback: Option<Feedback>,
+}
+
+/// The last call's latents and what is mixed in of them.
+struct Feedback {
+    /// (F, 4, h, w)
+    last: Tensor,
+    /// (1), 0 where there is none.
+    has_last: Tensor,
+    /// (n)
+    before: Option<Tensor>,
+    after: Option<Tensor>,
+}
+
+impl Feedback {
+    fn inputs(g: &mut GraphBuilder, config: &StreamConfig) -> Result<Option<Self>, GraphError> {
+        if !config.feeds_back() {
+            return Ok(None);
+        }
+        let [h, w] = config.latent();
+        let mut shares = |name: &str, count: u64| match count {
+            0 => Ok(None),
+            count => g.input(name, DType::F32, [count]).map(Some),
+        };
+        let [before, after] =
+            [shares("latent_before", config.latent_before)?, shares("latent_after", config.latent_after)?];
+        let last = g.input("last_latent", DType::F32, [config.frame_buffer, config.unet.out_channels, h, w])?;
+        Ok(Some(Self { last, has_last: g.input("has_last", DType::F32, [1])?, before, after }))
+    }
+
+    /// `x` (F, 4, h, w) with each share in turn: (1 − share) x + share · last, cut off at ±10.
+    fn mix(&self, g: &mut GraphBuilder, shares: &Option<Tensor>, x: Tensor) -> Result<Tensor, GraphError> {
+        let Some(shares) = shares else { return Ok(x) };
+        let count = shares.shape().fixed().and_then(|dims| dims.first().copied()).unwrap_or(0) as i64;
+        let mut mixed = x.clone();
+        for i in 0..count {
+            let share = g.slice(shares, 0, i, i + 1)?;
+            let change = g.sub(&self.last, &mixed)?;
+            let change = g.mul(&share, &change)?;
+            mixed = g.add(&mixed, &change)?;
+            mixed = g.clip(&mixed, -10.0, 10.0)?;
+        }
+        let zero = g.floats(DType::F32, [1], &[0.0])?;
+        let there = g.greater(&self.has_last, &zero)?;
+        g.select(&there, &mixed, &x)
+    }
 }
 
 /// The rows of one call.
@@ -75,6 +121,7 @@ impl Knobs {
             guidance_scale: optional(config.guidance != Guidance::None, "guidance_scale", &[1])?,
             delta: optional(estimated, "delta", &[1])?,
             add_noise: optional(several, "add_noise", &[1])?,
+            feedback: Feedback::inputs(g, config)?,
         })
     }
 
@@ -128,6 +175,10 @@ pub(super) fn enter(
             let noise = g.mul(&beta, &noise)?;
             g.add(&picture, &noise)?
         }
+    };
+    let newest = match &knobs.feedback {
+        None => newest,
+        Some(feedback) => feedback.mix(g, &feedback.before, newest)?,
     };
     let x_t = match &knobs.x_t_buffer {
         None => newest.clone(),
@@ -214,6 +265,10 @@ pub(super) fn step(
         }
     };
     let x0 = if rows == frames { clean } else { g.slice(&clean, 0, rows - frames, rows)? };
+    let x0 = match &knobs.feedback {
+        None => x0,
+        Some(feedback) => feedback.mix(g, &feedback.after, x0)?,
+    };
     Ok(Step { x0, x_t_buffer, stock_noise })
 }
 

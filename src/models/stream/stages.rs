@@ -3,7 +3,7 @@
 use super::{Asked, Mode, Predictors, Sources, StreamConfig, bytes, decode, encode, predict};
 use crate::graph::{DType, GraphBuilder, Model};
 use crate::models::ModelError;
-use crate::models::hint::Hint;
+use crate::models::hint::{self, Hint};
 
 /// A part of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,8 @@ pub fn stage(config: &StreamConfig, sources: Sources<'_>, stage: Stage) -> Resul
         Stage::Encode if config.mode == Mode::Text => return Err(ModelError::config("mode", "no picture goes in")),
         Stage::Encode => {
             let frame = g.input("frame", DType::U8, [frames, config.height, config.width, 3])?;
-            encode(g, config, sources.vae, &frame)?
+            let x = g.scope("frame", |g| hint::planes(g, &frame))?;
+            encode(g, config, sources.vae, &x)?
         }
         Stage::Predict => {
             let sample = g.input("sample", DType::F32, [rows, channels, h, w])?;

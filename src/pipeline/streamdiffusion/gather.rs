@@ -1,8 +1,8 @@
 //! The frames of one call of the graph, the pictures that its ControlNets are given with them, and what came of the last call.
 
 use super::canny::Canny;
-use super::controls::{Made, Preprocessor};
 use super::params::{Live, Shape};
+use super::processors::{Made, Processor};
 use crate::frame::PixelFormat;
 
 /// What a ControlNet is given.
@@ -13,12 +13,49 @@ struct Condition {
     canny: Option<Canny>,
 }
 
+/// What the host makes of a frame before the model paints over it.
+struct Host {
+    processors: Vec<Processor>,
+    /// Buffers of the edge finders.
+    cannies: Vec<Canny>,
+    /// The pictures of a call.
+    pictures: Vec<u8>,
+    /// Of one picture, for what lies between two processors.
+    between: Vec<u8>,
+}
+
+impl Host {
+    /// Writes what becomes of `frame` to the place `slot`. `before` is the last picture, empty where there is none.
+    fn run(&mut self, frame: &[u8], before: &[u8], slot: usize) {
+        let Self { processors, cannies, pictures, between } = self;
+        let Some(to) = pictures.get_mut(slot * frame.len()..(slot + 1) * frame.len()) else { return };
+        to.copy_from_slice(frame);
+        let mut cannies = cannies.iter_mut();
+        for processor in processors {
+            match processor {
+                Processor::Canny(thresholds) => {
+                    let Some(canny) = cannies.next() else { continue };
+                    between.copy_from_slice(to);
+                    canny.run(between, *thresholds, to);
+                }
+                Processor::Feedback(share) if !before.is_empty() => {
+                    between.copy_from_slice(to);
+                    mix(between, before, *share, to);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
 /// With one frame a call nothing is gathered: the frame and the output's own buffer are used as they are.
 pub(super) struct Gather {
     /// Frames a call, F.
     frames: usize,
-    /// Bytes of a picture.
+    /// Bytes of a frame.
     pixels: usize,
+    /// Bytes of a picture that is shown.
+    shown: usize,
     /// Frames that wait for their call.
     taken: usize,
     /// The frames of a call; empty for F = 1.
@@ -26,17 +63,26 @@ pub(super) struct Gather {
     /// The pictures of the last call; empty for F = 1.
     made: Vec<u8>,
     conditions: Vec<Condition>,
+    /// Where the model paints over something else than the frame.
+    host: Option<Host>,
     /// The model's last picture, for frames that are mixed with it; empty until there is one.
     before: Vec<u8>,
     /// What the conditions are of the next frame.
-    preprocessors: Vec<Preprocessor>,
+    preprocessors: Vec<Processor>,
     scales: Vec<f32>,
 }
 
 impl Gather {
-    pub fn new(shape: &Shape) -> Self {
+    /// For streams of `shape` that show pictures of `shown` bytes.
+    pub fn new(shape: &Shape, shown: usize) -> Self {
         let (frames, pixels) = (shape.frame_buffer, PixelFormat::Rgb24.bytes(shape.size));
         let several = if frames > 1 { frames * pixels } else { 0 };
+        let host = shape.host.then(|| Host {
+            processors: Vec::new(),
+            cannies: Vec::new(),
+            pictures: vec![0; frames * pixels],
+            between: vec![0; pixels],
+        });
         let condition = |(_, made): &(String, Made)| Condition {
             pictures: vec![0; if *made == Made::Outside { several } else { 0 }],
             canny: None,
@@ -44,9 +90,11 @@ impl Gather {
         Self {
             frames,
             pixels,
+            shown,
             taken: 0,
             waiting: vec![0; several],
-            made: vec![0; several],
+            made: vec![0; if frames > 1 { frames * shown } else { 0 }],
+            host,
             conditions: shape.controls.iter().map(condition).collect(),
             before: Vec::new(),
             preprocessors: Vec::new(),
@@ -61,14 +109,19 @@ impl Gather {
         let size = self.frames * self.pixels;
         for (condition, preprocessor) in self.conditions.iter_mut().zip(&self.preprocessors) {
             match preprocessor {
-                Preprocessor::Canny(_) | Preprocessor::Feedback(_) => condition.pictures.resize(size, 0),
+                one if one.on_host() => condition.pictures.resize(size, 0),
                 // The frame itself serves again.
                 _ if self.frames == 1 => condition.pictures.clear(),
                 _ => {}
             }
-            if matches!(preprocessor, Preprocessor::Canny(_)) && condition.canny.is_none() {
+            if matches!(preprocessor, Processor::Canny(_)) && condition.canny.is_none() {
                 condition.canny = Some(Canny::new(shape.size));
             }
+        }
+        if let Some(host) = &mut self.host {
+            host.processors = live.lists.before.iter().filter(|one| one.on_host()).cloned().collect();
+            let cannies = host.processors.iter().filter(|one| matches!(one, Processor::Canny(_))).count();
+            host.cannies.resize_with(cannies, || Canny::new(shape.size));
         }
         if self.mixes() {
             self.before.reserve_exact(self.pixels);
@@ -77,7 +130,8 @@ impl Gather {
 
     /// Whether the model's last picture is wanted.
     fn mixes(&self) -> bool {
-        self.preprocessors.iter().any(|preprocessor| matches!(preprocessor, Preprocessor::Feedback(_)))
+        let host = self.host.iter().flat_map(|host| &host.processors);
+        self.preprocessors.iter().chain(host).any(Processor::mixes)
     }
 
     /// Takes a frame in; with `fill` it stands for every frame of the call. True when the call is complete.
@@ -88,17 +142,22 @@ impl Gather {
             let Some(to) = condition.pictures.get_mut(slot * pixels..(slot + 1) * pixels) else { continue };
             // What counts for nothing is not worth finding.
             match (preprocessor, &mut condition.canny) {
-                (Preprocessor::Canny(thresholds), Some(canny)) if *scale != 0.0 => canny.run(frame, *thresholds, to),
-                (Preprocessor::Feedback(share), _) if !self.before.is_empty() => mix(frame, &self.before, *share, to),
+                (Processor::Canny(thresholds), Some(canny)) if *scale != 0.0 => canny.run(frame, *thresholds, to),
+                (Processor::Feedback(share), _) if !self.before.is_empty() => mix(frame, &self.before, *share, to),
                 _ => to.copy_from_slice(frame),
             }
+        }
+        if let Some(host) = &mut self.host {
+            host.run(frame, &self.before, slot);
         }
         if self.frames == 1 {
             return true;
         }
         self.waiting[slot * pixels..][..pixels].copy_from_slice(frame);
         if fill {
-            let all = self.conditions.iter_mut().map(|condition| &mut condition.pictures).chain([&mut self.waiting]);
+            let host = self.host.iter_mut().map(|host| &mut host.pictures);
+            let conditions = self.conditions.iter_mut().map(|condition| &mut condition.pictures);
+            let all = conditions.chain([&mut self.waiting]).chain(host);
             for pictures in all.filter(|pictures| !pictures.is_empty()) {
                 let (first, others) = pictures.split_at_mut(pixels);
                 others.chunks_exact_mut(pixels).for_each(|other| other.copy_from_slice(first));
@@ -111,6 +170,11 @@ impl Gather {
     /// The frames of the call, `frame` being the last that was taken in.
     pub fn frames<'a>(&'a self, frame: &'a [u8]) -> &'a [u8] {
         if self.frames == 1 { frame } else { &self.waiting }
+    }
+
+    /// What the model paints over in the call, where that is not the frames.
+    pub fn pictures(&self) -> Option<&[u8]> {
+        self.host.as_ref().map(|host| &*host.pictures)
     }
 
     /// What ControlNet `j` is given in the call.
@@ -128,9 +192,9 @@ impl Gather {
 
     /// The call is over. When it failed, frames that follow show the last picture that there was.
     pub fn give(&mut self, mut made: Vec<u8>, failed: bool) {
-        if failed && let Some(last) = made.len().checked_sub(self.pixels) {
+        if failed && let Some(last) = made.len().checked_sub(self.shown) {
             let (others, last) = made.split_at_mut(last);
-            others.chunks_exact_mut(self.pixels).for_each(|other| other.copy_from_slice(last));
+            others.chunks_exact_mut(self.shown).for_each(|other| other.copy_from_slice(last));
         }
         self.made = made;
         self.taken = 0;
@@ -138,13 +202,13 @@ impl Gather {
 
     /// Writes the picture whose turn it is, for F > 1.
     pub fn show(&self, out: &mut [u8]) {
-        out.copy_from_slice(&self.made[self.taken * self.pixels..][..self.pixels]);
+        out.copy_from_slice(&self.made[self.taken * self.shown..][..self.shown]);
     }
 
     /// Keeps the model's last picture where one is wanted: `out` for F = 1.
     pub fn keep(&mut self, out: &[u8]) {
         if self.mixes() {
-            let last = if self.frames == 1 { out } else { &self.made[(self.frames - 1) * self.pixels..] };
+            let last = if self.frames == 1 { out } else { &self.made[(self.frames - 1) * self.shown..] };
             self.before.clear();
             self.before.extend_from_slice(last);
         }
@@ -198,7 +262,7 @@ mod tests {
 
     fn gather(frames: u32, preprocessors: [serde_json::Value; 2]) -> Gather {
         let settings = settings(frames, preprocessors);
-        let mut gather = Gather::new(&settings.shape);
+        let mut gather = Gather::new(&settings.shape, PIXELS);
         gather.apply(&settings.shape, &settings.live);
         gather
     }

@@ -2,14 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use super::controls::{DEPTH_MODEL, Made};
+use super::controls::DEPTH_MODEL;
 use super::params::{Settings, Shape, TINY};
 use super::place::Place;
 use super::processor::{Parts, Stream, Through};
+use super::processors::Made;
+use super::safety::Guard;
 use super::similar::Filter;
 use super::text::{Clips, Prompts, TOKENS, Tiny};
+use crate::frame::Size;
 use crate::graph::{DType, Model};
-use crate::inference::{Graph, Provider, Runtime};
+use crate::inference::{Graph, Provider, Runtime, Session};
 use crate::models::controlnet::ControlNetConfig;
 use crate::models::depth::DepthConfig;
 use crate::models::hint::Hint;
@@ -28,8 +31,9 @@ fn failed(error: impl std::fmt::Display) -> PipelineError {
 
 /// Loads the stream that `settings` ask for.
 pub(super) fn load(cx: &LoadContext<'_>, settings: Settings) -> Result<Box<dyn FrameProcessor>, PipelineError> {
-    if settings.shape.skip_diffusion {
-        return Ok(Box::new(Through { settings }));
+    let shape = &settings.shape;
+    if shape.skip_diffusion && shape.before.is_empty() && shape.after.is_empty() {
+        return Ok(Box::new(Through::new(settings, None, cx.pool.clone())?));
     }
     (cx.progress)("loading ONNX Runtime");
     let runtime = Runtime::load(cx.inference).map_err(failed)?;
@@ -40,12 +44,22 @@ pub(super) fn load(cx: &LoadContext<'_>, settings: Settings) -> Result<Box<dyn F
         None => DType::F16,
     };
     let place = Place::new(runtime, cx, precision);
+    if settings.shape.skip_diffusion {
+        (cx.progress)("building the graph of the processors");
+        let session = filters(cx, &place, &settings.shape)?;
+        return Ok(Box::new(Through::new(settings, Some(session), cx.pool.clone())?));
+    }
     let mut parts = match settings.shape.model == TINY {
         true => made_up(cx, &place, &settings.shape)?,
         false => real(cx, &place, &settings.shape)?,
     };
     if settings.shape.similar {
         parts.filter = Some(Filter::load(runtime, cx.inference, settings.shape.size)?);
+    }
+    if settings.live.safety.is_some() {
+        (cx.progress)("loading the safety checker");
+        let [height, width] = parts.config.output().map(|side| side as u32);
+        parts.guard = Guard::load(&place, &cx.models, Size::new(width, height))?;
     }
     (cx.progress)("running the graph once");
     Ok(Box::new(Stream::new(parts, settings, cx.pool.clone())?))
@@ -57,7 +71,9 @@ fn stream_config(
     unet: UnetConfig,
     vae: TaesdConfig,
     controls: Vec<ControlNetConfig>,
+    depth: Option<&DepthConfig>,
 ) -> StreamConfig {
+    let hints = |made: &[Made]| made.iter().map(|made| hint(*made, depth)).collect();
     StreamConfig {
         steps: shape.steps as u64,
         frame_buffer: shape.frame_buffer as u64,
@@ -70,6 +86,11 @@ fn stream_config(
         unet,
         vae: Vae::Tiny(vae),
         controls,
+        before: hints(&shape.before),
+        after: hints(&shape.after),
+        apart: shape.host,
+        latent_before: shape.latents[0] as u64,
+        latent_after: shape.latents[1] as u64,
         float_image: false,
     }
 }
@@ -106,10 +127,7 @@ fn real(cx: &LoadContext<'_>, place: &Place<'_>, shape: &Shape) -> Result<Parts,
     let vae_weights = tiny.weights(Component::TinyVae, place.precision).map_err(failed)?;
     let mut controls = Vec::with_capacity(shape.controls.len());
     let mut control_weights = Vec::with_capacity(shape.controls.len());
-    let depth = match shape.controls.iter().any(|(_, made)| *made == Made::Depth) {
-        true => Some(depth_model(&cx.models)?),
-        false => None,
-    };
+    let depth = if shape.needs_depth() { Some(depth_model(&cx.models)?) } else { None };
     for (id, made) in &shape.controls {
         let control = Repository::find(&cx.models, id).map_err(failed)?;
         let json = control.config(Component::ControlNet).map_err(failed)?;
@@ -120,7 +138,7 @@ fn real(cx: &LoadContext<'_>, place: &Place<'_>, shape: &Shape) -> Result<Parts,
     (cx.progress)("loading the text encoder");
     let clips = Clips::load(place, &model, &loras)?;
     (cx.progress)("building the graph");
-    let config = stream_config(shape, place.precision, unet, vae, controls);
+    let config = stream_config(shape, place.precision, unet, vae, controls, depth.as_ref().map(|(config, _)| config));
     let depth_weights = depth.as_ref().map(|(_, weights)| weights);
     let all: Vec<&Weights> =
         [&unet_weights, &vae_weights].into_iter().chain(&control_weights).chain(depth_weights).collect();
@@ -135,7 +153,7 @@ fn real(cx: &LoadContext<'_>, place: &Place<'_>, shape: &Shape) -> Result<Parts,
         (cx.progress)("loading the graph");
         Ok(model)
     })?;
-    Ok(Parts { session, config, schedule, prompts: Prompts::new(Box::new(clips)), filter: None })
+    Ok(Parts { session, config, schedule, prompts: Prompts::new(Box::new(clips)), filter: None, guard: None })
 }
 
 /// What the graph makes of the frame for a ControlNet.
@@ -143,8 +161,24 @@ fn hint(made: Made, depth: Option<&DepthConfig>) -> Hint {
     match (made, depth) {
         (Made::SoftEdge, _) => Hint::SoftEdges,
         (Made::Depth, Some(config)) => Hint::Depth(config.clone()),
+        (Made::Filter(filter), _) => Hint::Filter(filter),
         _ => Hint::Given,
     }
+}
+
+/// The graph of the processors alone.
+fn filters(cx: &LoadContext<'_>, place: &Place<'_>, shape: &Shape) -> Result<Session, PipelineError> {
+    let depth = if shape.needs_depth() { Some(depth_model(&cx.models)?) } else { None };
+    let hints = |made: &[Made]| -> Vec<Hint> {
+        made.iter().map(|made| hint(*made, depth.as_ref().map(|(config, _)| config))).collect()
+    };
+    let (before, after) = (hints(&shape.before), hints(&shape.after));
+    let size = [shape.size.height.into(), shape.size.width.into()];
+    let weights: Vec<&Weights> = depth.iter().map(|(_, weights)| weights).collect();
+    place.session("filters", true, &weights, |sources| {
+        let depth = sources.first_mut().map(|source| &mut **source as &mut dyn Source);
+        stream::filters([&before, &after], size, place.precision, depth)
+    })
 }
 
 /// The depth model that stands for the engine of the preprocessor.
@@ -215,7 +249,7 @@ fn made_up(cx: &LoadContext<'_>, place: &Place<'_>, shape: &Shape) -> Result<Par
     (cx.progress)("loading the graph");
     let session = place.load("stream", true, &model, Graph::Bytes(&onnx))?;
     let prompts = Prompts::new(Box::new(Tiny));
-    Ok(Parts { session, config, schedule: Schedule::default(), prompts, filter: None })
+    Ok(Parts { session, config, schedule: Schedule::default(), prompts, filter: None, guard: None })
 }
 
 fn tiny_stream(shape: &Shape, precision: DType) -> Result<(StreamConfig, Model), ModelError> {
@@ -229,7 +263,7 @@ fn tiny_stream(shape: &Shape, precision: DType) -> Result<(StreamConfig, Model),
         Ok(ControlNetConfig { hint: hint(*made, Some(&depth)), ..config })
     };
     let controls: Result<_, ModelError> = names.iter().zip(&shape.controls).map(control).collect();
-    let config = stream_config(shape, precision, unet, vae, controls?);
+    let config = stream_config(shape, precision, unet, vae, controls?, Some(&depth));
     let mut controls = names.iter().map(|name| tiny::weights(name)).collect::<Result<Vec<_>, _>>()?;
     let mut depth_weights = tiny::weights("depth-1")?;
     let sources = Sources {

@@ -13,6 +13,8 @@ mod noise;
 mod params;
 mod place;
 mod processor;
+mod processors;
+mod safety;
 mod similar;
 mod text;
 
@@ -115,12 +117,6 @@ impl Pipeline for StreamDiffusion {
 
     fn check(&self, params: &Params) -> Result<Checked, ParamError> {
         params::check(params)
-    }
-
-    fn notes(&self, params: &Checked) -> Vec<String> {
-        let asked = params.values.get("use_safety_checker").and_then(Value::as_bool).unwrap_or_default();
-        let note = "use_safety_checker is true, but no checker is built here: no picture is checked";
-        if asked { vec![note.to_owned()] } else { Vec::new() }
     }
 
     fn load(&self, cx: &LoadContext<'_>, params: &Checked) -> Result<Box<dyn FrameProcessor>, PipelineError> {

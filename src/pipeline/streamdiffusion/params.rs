@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::controls::{self, Control, Made, Preprocessor};
+use super::controls::{self, Control};
+use super::processors::{self, LISTS, Lists, Made, Processor};
 use crate::frame::Size;
 use crate::models::blend::Blend;
 use crate::models::stream::Guidance;
@@ -27,9 +28,6 @@ pub(super) const MODELS: &[(&str, Family)] = &[
 /// The model that is made up on the spot.
 pub(super) const TINY: &str = "weir/tiny";
 
-const THRESHOLD: &str = "safety_checker_threshold";
-/// The default of [`THRESHOLD`].
-const SAFETY_THRESHOLD: f64 = 0.5;
 /// Longest prompt, in characters.
 const PROMPT: usize = 10_000;
 /// Longest `t_index_list`.
@@ -56,6 +54,14 @@ pub(super) struct Shape {
     pub guidance: Guidance,
     /// The ControlNets' models, in their order, and what the graph makes of the frame for each.
     pub controls: Vec<(String, Made)>,
+    /// What the graph makes of the frame before it is painted over.
+    pub before: Vec<Made>,
+    /// Whether the host makes something of it first.
+    pub host: bool,
+    /// What the graph makes of the painted picture.
+    pub after: Vec<Made>,
+    /// How often the last latent is mixed in, before the first step and behind the last.
+    pub latents: [usize; 2],
     /// Frames a call of the graph, F.
     pub frame_buffer: usize,
     /// LoRA files or repositories and their weights.
@@ -65,6 +71,14 @@ pub(super) struct Shape {
     pub half: Option<bool>,
     pub similar: bool,
     pub skip_diffusion: bool,
+}
+
+impl Shape {
+    /// Whether a depth model is part of the graph.
+    pub fn needs_depth(&self) -> bool {
+        let controls = self.controls.iter().map(|(_, made)| made);
+        controls.chain(&self.before).chain(&self.after).any(|made| *made == Made::Depth)
+    }
 }
 
 /// What is in force from one frame to the next.
@@ -82,7 +96,10 @@ pub(super) struct Live {
     /// Whether seeds start the generator of the GPU.
     pub cuda_noise: bool,
     pub control_scales: Vec<f32>,
-    pub preprocessors: Vec<Preprocessor>,
+    pub preprocessors: Vec<Processor>,
+    pub lists: Lists,
+    /// From where on a picture is not shown; `None` where none is checked.
+    pub safety: Option<f32>,
     pub similar_threshold: f32,
     pub similar_max_skip: u32,
 }
@@ -184,14 +201,15 @@ const FIELDS: &[Field] = &[
     flag(
         "use_safety_checker",
         "Safety checker",
-        "Accepted as it comes; no checker is built, no picture is checked.",
+        "Show the last good picture in place of one that the checker takes for unsafe. Has no effect where the checker's model \
+         does not lie among the models; the status says so.",
         true,
     ),
     share(
-        THRESHOLD,
+        "safety_checker_threshold",
         "Safety threshold",
-        "There is no checker; any other value is refused while use_safety_checker is true.",
-        SAFETY_THRESHOLD,
+        "How unsafe a picture is, 0 to 1, from which on it is not shown.",
+        0.5,
     ),
     flag("use_denoising_batch", "Stream batch", "Only true: all steps of the stream in one batch.", true),
     Field {
@@ -302,44 +320,30 @@ pub(super) fn check_in_any_order(params: &Params) -> Result<Checked, ParamError>
     if values.get("use_denoising_batch") == Some(&json!(false)) {
         return Err(refused("use_denoising_batch", "only true is built here"));
     }
-    // The default asks for a checker, so that much cannot be refused; whoever turns its threshold expects one to be there.
-    if values.get("use_safety_checker") == Some(&json!(true)) && values.get(THRESHOLD) != Some(&json!(SAFETY_THRESHOLD))
-    {
-        let reason = format!(
-            "no checker is built here, so no picture is checked: leave it at {SAFETY_THRESHOLD}, or set \
-             use_safety_checker to false"
-        );
-        return Err(refused(THRESHOLD, reason));
-    }
     switched_off(params)?;
     for (key, _) in OFF {
-        values.insert((*key).to_owned(), given(key).unwrap_or_else(|| off(key)));
+        values.insert((*key).to_owned(), given(key).unwrap_or_else(|| json!({"enabled": false})));
+    }
+    for (key, _, _) in LISTS {
+        values.insert(key.to_owned(), given(key).unwrap_or_default());
     }
     let side = |name| values.get(name).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok()).unwrap_or(512);
     let checked = Checked {
         size: Size::new(side("width"), side("height")),
         show_reloading_frame: values.get("show_reloading_frame").and_then(Value::as_bool).unwrap_or(true),
+        enlarge: Vec::new(),
         given: Arc::new(params.clone()),
         values: Arc::new(values),
     };
-    Settings::of(&checked)?;
+    let live = Settings::of(&checked)?.live;
+    let checked = Checked { enlarge: live.lists.enlarge(), ..checked };
+    let output = checked.output();
+    live.lists.check_output([output.width, output.height], live.preprocessors.iter().any(Processor::mixes))?;
     Ok(checked)
 }
 
 /// What can only be switched off, with a name for people.
-const OFF: &[(&str, &str)] = &[
-    ("ip_adapter", "IP-Adapter"),
-    ("cached_attention", "Cached attention"),
-    ("image_preprocessing", "Before the model"),
-    ("image_postprocessing", "Behind the model"),
-    ("latent_preprocessing", "Latents before the model"),
-    ("latent_postprocessing", "Latents behind the model"),
-];
-
-/// The value of `key` of [`OFF`] when it is left out.
-fn off(key: &str) -> Value {
-    if matches!(key, "ip_adapter" | "cached_attention") { json!({"enabled": false}) } else { Value::Null }
-}
+const OFF: &[(&str, &str)] = &[("ip_adapter", "IP-Adapter"), ("cached_attention", "Cached attention")];
 
 /// Refuses what is switched on and is not built.
 fn switched_off(params: &Params) -> Result<(), ParamError> {
@@ -348,19 +352,6 @@ fn switched_off(params: &Params) -> Result<(), ParamError> {
             None => {}
             Some(Value::Object(object)) if object.get("enabled") == Some(&json!(false)) => {}
             Some(Value::Object(_)) => return Err(refused(key, "is not built here; set enabled to false")),
-            Some(_) => return Err(refused(key, "Input should be a valid dictionary")),
-        }
-    }
-    for key in ["image_preprocessing", "image_postprocessing", "latent_preprocessing", "latent_postprocessing"] {
-        match params.get(key) {
-            None | Some(Value::Null) => {}
-            Some(Value::Object(object)) => {
-                let on = object.get("enabled") != Some(&json!(false));
-                let some = object.get("processors").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
-                if on && some {
-                    return Err(refused(key, "processors are not built here"));
-                }
-            }
             Some(_) => return Err(refused(key, "Input should be a valid dictionary")),
         }
     }
@@ -386,6 +377,8 @@ impl Settings {
         let inference_steps = u32::try_from(count("num_inference_steps")).unwrap_or(50);
         let t_index = t_index(value("t_index_list"), inference_steps)?;
         let controls: Vec<Control> = controls::read(value("controlnets"), family, model)?;
+        let lists = Lists::read(LISTS.map(|(key, _, _)| value(key)))?;
+        let made = |list: &[Processor]| list.iter().filter(|one| !one.on_host()).map(Processor::made).collect();
         let guidance = match text("cfg_type") {
             "none" => Guidance::None,
             "initialize" => Guidance::Initialize,
@@ -400,6 +393,10 @@ impl Settings {
                 steps: t_index.len(),
                 guidance,
                 controls: controls.iter().map(|control| (control.model.clone(), control.preprocessor.made())).collect(),
+                before: made(&lists.before),
+                host: lists.before.iter().any(Processor::on_host),
+                after: made(&lists.after),
+                latents: [lists.latent_before.len(), lists.latent_after.len()],
                 frame_buffer: count("frame_buffer_size") as usize,
                 loras: loras(value("lora_dict"), model)?,
                 lcm_lora: flag("use_lcm_lora") && !model.contains("turbo") && model != TINY,
@@ -435,7 +432,9 @@ impl Settings {
                 },
                 cuda_noise: text("seed_generator") != "cpu",
                 control_scales: controls.iter().map(|control| control.scale).collect(),
-                preprocessors: controls.iter().map(|control| control.preprocessor).collect(),
+                preprocessors: controls.iter().map(|control| control.preprocessor.clone()).collect(),
+                lists,
+                safety: flag("use_safety_checker").then(|| number("safety_checker_threshold") as f32),
                 similar_threshold: number("similar_image_filter_threshold") as f32,
                 similar_max_skip: u32::try_from(count("similar_image_filter_max_skip_frame")).unwrap_or(10),
             },
@@ -560,9 +559,11 @@ pub(super) fn schema(title: &str) -> Value {
         properties.insert(
             (*key).to_owned(),
             json!({"title": title, "description": "Is not built here; it can only be switched off.",
-                   "type": if off(key).is_null() { json!(["object", "null"]) } else { json!("object") },
-                   "default": off(key)}),
+                   "type": "object", "default": {"enabled": false}}),
         );
+    }
+    for (i, (key, _, _)) in LISTS.iter().enumerate() {
+        properties.insert((*key).to_owned(), processors::schema(i));
     }
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use super::gather::Gather;
 use super::noise::noise;
-use super::params::{Live, Settings};
+use super::params::{Live, Settings, Shape};
+use super::processors::Processor;
+use super::safety::Guard;
 use super::similar::Filter;
 use super::text::{Embedding, Prompts, TOKENS};
-use crate::frame::{Fingerprint, FramePool, PixelFormat, VideoFrame};
+use crate::frame::{Fingerprint, FramePool, PixelFormat, Size, VideoFrame};
+
 use crate::inference::{InferenceError, Input, Output, Provider, Session};
+use crate::models::hint::Hint;
 use crate::models::schedule::{LIVE_GRID, Schedule};
 use crate::models::stream::StreamConfig;
 use crate::pipeline::{Applied, Checked, FrameProcessor, PipelineError};
@@ -20,6 +24,7 @@ pub(super) struct Parts {
     pub schedule: Schedule,
     pub prompts: Prompts,
     pub filter: Option<Filter>,
+    pub guard: Option<Guard>,
 }
 
 /// A loaded stream.
@@ -29,14 +34,23 @@ pub(super) struct Stream {
     schedule: Schedule,
     prompts: Prompts,
     filter: Option<Filter>,
+    guard: Option<Guard>,
+    /// Whether a safety checker was looked for when this was loaded.
+    guarded: bool,
     ports: Ports,
     settings: Settings,
     pool: FramePool,
+    /// Size of the pictures that it gives.
+    output: Size,
     gather: Gather,
+    /// Whether there is a last latent to mix in.
+    has_last: bool,
     /// The last picture, for frames that are skipped.
     last: Vec<u8>,
     /// Whether the last frame was skipped.
     skipped: bool,
+    /// Whether the last picture was withheld by the safety checker.
+    withheld: bool,
     /// Whether the rows under way belong to other frames or numbers, and are to be filled from the next frame.
     refill: bool,
 }
@@ -57,9 +71,17 @@ struct Ports {
     /// `None` where the graph makes the picture of the frame.
     conds: Vec<Option<Input<u8>>>,
     scales: Vec<Input<f32>>,
+    /// What is painted over, where that is not the frame.
+    picture: Option<Input<u8>>,
+    /// Numbers of the ControlNets' pictures, of the processors before the model and of those behind it; `None` where there
+    /// are none.
+    numbers: [Vec<Option<Input<f32>>>; 3],
+    /// Whether there is a last latent, and its shares before and behind the model.
+    has_last: Option<Input<f32>>,
+    latents: [Option<Input<f32>>; 2],
 }
 
-const STATE: [&str; 2] = ["x_t_buffer", "stock_noise"];
+const STATE: [&str; 3] = ["x_t_buffer", "stock_noise", "last_latent"];
 
 /// The numbers of one [`Live`], ready to be held; made whole before any of it is in force.
 struct Numbers {
@@ -79,27 +101,36 @@ fn load_error(error: InferenceError) -> PipelineError {
 
 impl Stream {
     pub fn new(parts: Parts, settings: Settings, pool: FramePool) -> Result<Self, PipelineError> {
-        let Parts { mut session, config, schedule, prompts, filter } = parts;
+        let Parts { mut session, config, schedule, prompts, filter, guard } = parts;
         let ports = Ports::find(&mut session, &config).map_err(load_error)?;
         let pixels = PixelFormat::Rgb24.bytes(settings.shape.size);
+        let [height, width] = config.output().map(|side| side as u32);
+        let output = Size::new(width, height);
+        let shown = PixelFormat::Rgb24.bytes(output);
         let mut stream = Self {
             session,
             config,
             schedule,
             prompts,
             filter,
+            guard,
+            guarded: settings.live.safety.is_some(),
             ports,
             settings: settings.clone(),
             pool,
-            gather: Gather::new(&settings.shape),
-            last: vec![0; pixels],
+            output,
+            gather: Gather::new(&settings.shape, shown),
+            has_last: false,
+            last: vec![0; shown],
             skipped: false,
+            withheld: false,
             refill: true,
         };
         let numbers = stream.numbers(&settings.live, true)?;
         stream.hold(&settings.live, &numbers).map_err(load_error)?;
+        stream.remember(false).map_err(load_error)?;
         // Once over grey, so that the first frame of a stream is as fast as the next.
-        let (grey, mut out) = (vec![128; pixels], vec![0; pixels]);
+        let (grey, mut out) = (vec![128; pixels], vec![0; shown]);
         for _ in 0..stream.session.warm_runs() {
             stream.gather.take(&grey, true);
             stream.run(1, &grey, &mut out).map_err(load_error)?;
@@ -158,6 +189,20 @@ impl Stream {
         for (input, scale) in ports.scales.iter().zip(&live.control_scales) {
             session.hold(input, &[*scale])?;
         }
+        let [before, after] = live.lists.in_graph();
+        let lists = [live.preprocessors.iter().collect(), before, after];
+        for (inputs, list) in ports.numbers.iter().zip(lists) {
+            for (input, processor) in inputs.iter().zip(list) {
+                if let Some(input) = input {
+                    session.hold(input, processor.numbers())?;
+                }
+            }
+        }
+        for (input, shares) in ports.latents.iter().zip([&live.lists.latent_before, &live.lists.latent_after]) {
+            if let Some(input) = input {
+                session.hold(input, shares)?;
+            }
+        }
         if let Some(filter) = &mut self.filter {
             filter.hold(live.similar_threshold, live.similar_max_skip)?;
         }
@@ -174,14 +219,24 @@ impl Stream {
         let mut made = self.gather.lend();
         let Self { session, ports, gather, .. } = self;
         // Borrows of this run's buffers: a list that cannot outlive it.
-        let mut feeds = Vec::with_capacity(1 + ports.conds.len());
+        let mut feeds = Vec::with_capacity(2 + ports.conds.len());
         feeds.push(ports.frame.feed(gather.frames(from)));
+        feeds.extend(ports.picture.iter().zip(gather.pictures()).map(|(input, pictures)| input.feed(pictures)));
         let conds = ports.conds.iter().enumerate();
         feeds.extend(conds.filter_map(|(j, cond)| Some(cond.as_ref()?.feed(gather.condition(j, from)))));
         let out = if made.is_empty() { to } else { &mut made[..] };
         let done = session.run_times(passes, &feeds, &mut [ports.out.fetch(out)]);
         gather.give(made, done.is_err());
         done
+    }
+
+    /// Says whether there is a last latent to mix in.
+    fn remember(&mut self, has_last: bool) -> Result<(), InferenceError> {
+        self.has_last = has_last;
+        match &self.ports.has_last {
+            Some(input) => self.session.hold(input, &[f32::from(u8::from(has_last))]),
+            None => Ok(()),
+        }
     }
 }
 
@@ -192,6 +247,7 @@ impl Ports {
         let (frames, steps) = (config.frame_buffer as i64, config.steps as i64);
         let (rows, batch) = (config.rows() as i64, config.batch() as i64);
         let picture = [frames, config.height as i64, config.width as i64, 3];
+        let [height, width] = config.output().map(|n| n as i64);
         let there = |session: &Session, name: &str| session.inputs().any(|port| port.name == name);
         let one = |session: &mut Session, name: &str| match there(session, name) {
             true => session.input(name, &[1]).map(Some),
@@ -209,6 +265,24 @@ impl Ports {
         };
         state(STATE[0], batch - frames)?;
         let stock_noise = state(STATE[1], batch)?;
+        state(STATE[2], frames)?;
+        let mut numbers = |name: &dyn Fn(usize) -> String, hints: &mut dyn Iterator<Item = &Hint>| {
+            let one = |(i, hint): (usize, &Hint)| match hint.numbers() {
+                0 => Ok(None),
+                n => session.input(&name(i), &[n as i64]).map(Some),
+            };
+            hints.enumerate().map(one).collect::<Result<Vec<_>, InferenceError>>()
+        };
+        let numbers = [
+            numbers(&|j| format!("cond_{j}_numbers"), &mut config.controls.iter().map(|control| &control.hint))?,
+            numbers(&|i| format!("before_{i}"), &mut config.before.iter())?,
+            numbers(&|i| format!("after_{i}"), &mut config.after.iter())?,
+        ];
+        let mut shares = |name: &str, count: u64| match count {
+            0 => Ok(None),
+            n => session.input(name, &[n as i64]).map(Some),
+        };
+        let latents = [shares("latent_before", config.latent_before)?, shares("latent_after", config.latent_after)?];
         let step = [steps, 1, 1, 1];
         let pooled = match config.unet.trunk.pooled_dim() {
             None => None,
@@ -220,7 +294,7 @@ impl Ports {
         let controls = 0..config.controls.len();
         Ok(Self {
             frame: session.input("frame", &picture)?,
-            out: session.output("frame_out", &picture)?,
+            out: session.output("frame_out", &[frames, height, width, 3])?,
             context: session
                 .input("encoder_hidden_states", &[rows, TOKENS as i64, config.unet.trunk.context_dim as i64])?,
             timestep: session.input("timestep", &[rows])?,
@@ -236,6 +310,13 @@ impl Ports {
             delta: one(session, "delta")?,
             add_noise: one(session, "add_noise")?,
             pooled,
+            picture: match config.apart {
+                true => Some(session.input("picture", &picture)?),
+                false => None,
+            },
+            numbers,
+            has_last: one(session, "has_last")?,
+            latents,
             conds: controls
                 .clone()
                 .map(|j| format!("cond_{j}"))
@@ -256,7 +337,7 @@ impl FrameProcessor for Stream {
 
     fn apply(&mut self, params: &Checked) -> Result<Applied, PipelineError> {
         let settings = Settings::of(params)?;
-        if settings.shape != self.settings.shape {
+        if settings.shape != self.settings.shape || (settings.live.safety.is_some() && !self.guarded) {
             return Ok(Applied::NeedsReload);
         }
         if settings.live == self.settings.live {
@@ -277,28 +358,34 @@ impl FrameProcessor for Stream {
             let reason = format!("a frame of {} {:?} came, {size} RGB is needed", frame.size, frame.format);
             return Err(PipelineError::Frame(reason));
         }
-        let mut out = VideoFrame::take(&self.pool, frame.size, frame.format, frame.pts)
+        let mut out = VideoFrame::take(&self.pool, self.output, frame.format, frame.pts)
             .ok_or_else(|| PipelineError::Frame("every picture buffer is in use".to_owned()))?;
         (out.seq, out.color, out.stamps) = (frame.seq, frame.color, frame.stamps);
         if let Some(filter) = &mut self.filter
             && filter.skips(&frame.data, self.refill).map_err(frame_error)?
         {
-            self.skipped = true;
+            (self.skipped, self.withheld) = (true, false);
             out.data.copy_from_slice(&self.last);
             return Ok(out);
         }
-        self.skipped = false;
+        (self.skipped, self.withheld) = (false, false);
         // New numbers are seen at once: every row goes the whole way with them, from this frame.
         let fill = self.refill && self.settings.live.refill;
         let passes = if fill { self.config.steps as u32 } else { 1 };
         if self.gather.take(&frame.data, fill) {
             self.run(passes, &frame.data, &mut out.data).map_err(frame_error)?;
             self.gather.keep(&out.data);
+            if !self.has_last {
+                self.remember(true).map_err(frame_error)?;
+            }
         }
         if self.config.frame_buffer > 1 {
             self.gather.show(&mut out.data);
         }
         self.refill = false;
+        if let (Some(guard), Some(threshold)) = (&mut self.guard, self.settings.live.safety) {
+            self.withheld = guard.check(&mut out.data, threshold).map_err(frame_error)?;
+        }
         if self.filter.is_some() {
             self.last.copy_from_slice(&out.data);
         }
@@ -307,6 +394,21 @@ impl FrameProcessor for Stream {
 
     fn similar(&self) -> bool {
         self.skipped
+    }
+
+    fn withheld(&self) -> bool {
+        self.withheld
+    }
+
+    fn notes(&self) -> Vec<String> {
+        if self.guard.is_some() || self.settings.live.safety.is_none() {
+            return Vec::new();
+        }
+        let model = super::safety::MODEL;
+        vec![format!(
+            "use_safety_checker is true, but {model} is not among the models: no picture is checked (`weir models pull \
+             {model}` fetches it)"
+        )]
     }
 
     fn provider(&self) -> Option<Provider> {
@@ -322,8 +424,11 @@ impl FrameProcessor for Stream {
     }
 
     fn reset(&mut self) {
-        self.skipped = false;
-        if let Err(error) = self.session.clear_all() {
+        (self.skipped, self.withheld) = (false, false);
+        if let Some(guard) = &mut self.guard {
+            guard.reset();
+        }
+        if let Err(error) = self.session.clear_all().and_then(|()| self.remember(false)) {
             // The next frame will fail too, and say so where it is counted.
             tracing::error!(%error, "The state of the stream before could not be cleared.");
         }
@@ -336,9 +441,69 @@ impl FrameProcessor for Stream {
     }
 }
 
-/// What stands in for a stream whose diffusion is switched off.
+/// What stands in for a stream whose diffusion is switched off: the processors of pictures, where there are any.
 pub(super) struct Through {
-    pub settings: Settings,
+    settings: Settings,
+    graph: Option<Filters>,
+    host: Gather,
+    output: Size,
+    pool: FramePool,
+}
+
+/// The loaded graph of the processors.
+struct Filters {
+    session: Session,
+    frame: Input<u8>,
+    out: Output<u8>,
+    numbers: [Vec<Option<Input<f32>>>; 2],
+}
+
+impl Filters {
+    fn new(mut session: Session, settings: &Settings, output: Size) -> Result<Self, InferenceError> {
+        let shape = |size: Size| [1, i64::from(size.height), i64::from(size.width), 3];
+        let lists = settings.live.lists.in_graph();
+        let mut numbers = |name: &str, list: &[&Processor]| {
+            let one = |(i, processor): (usize, &&Processor)| match processor.numbers().len() {
+                0 => Ok(None),
+                n => session.input(&format!("{name}_{i}"), &[n as i64]).map(Some),
+            };
+            list.iter().enumerate().map(one).collect::<Result<Vec<_>, InferenceError>>()
+        };
+        let numbers = [numbers("before", &lists[0])?, numbers("after", &lists[1])?];
+        let frame = session.input("frame", &shape(settings.shape.size))?;
+        let out = session.output("frame_out", &shape(output))?;
+        Ok(Self { frame, out, numbers, session })
+    }
+
+    fn hold(&mut self, live: &Live) -> Result<(), InferenceError> {
+        for (inputs, list) in self.numbers.iter().zip(live.lists.in_graph()) {
+            for (input, processor) in inputs.iter().zip(list) {
+                if let Some(input) = input {
+                    self.session.hold(input, processor.numbers())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Through {
+    /// With the graph of the processors where there are any in it.
+    pub fn new(settings: Settings, session: Option<Session>, pool: FramePool) -> Result<Self, PipelineError> {
+        let larger =
+            |side: u32| settings.live.lists.enlarge().iter().fold(side, |n, factor| (f64::from(n) * factor) as u32);
+        let output = Size::new(larger(settings.shape.size.width), larger(settings.shape.size.height));
+        let mut graph =
+            session.map(|session| Filters::new(session, &settings, output)).transpose().map_err(load_error)?;
+        if let Some(graph) = &mut graph {
+            graph.hold(&settings.live).map_err(load_error)?;
+        }
+        // One frame at a time, and no ControlNets.
+        let shape = Shape { frame_buffer: 1, controls: Vec::new(), ..settings.shape.clone() };
+        let mut host = Gather::new(&shape, PixelFormat::Rgb24.bytes(output));
+        host.apply(&shape, &settings.live);
+        Ok(Self { settings, graph, host, output, pool })
+    }
 }
 
 impl FrameProcessor for Through {
@@ -348,12 +513,42 @@ impl FrameProcessor for Through {
 
     fn apply(&mut self, params: &Checked) -> Result<Applied, PipelineError> {
         let settings = Settings::of(params)?;
-        Ok(if settings.shape == self.settings.shape { Applied::Now } else { Applied::NeedsReload })
+        if settings.shape != self.settings.shape {
+            return Ok(Applied::NeedsReload);
+        }
+        if let Some(graph) = &mut self.graph {
+            graph.hold(&settings.live).map_err(frame_error)?;
+        }
+        self.host.apply(&settings.shape, &settings.live);
+        self.settings = settings;
+        Ok(Applied::Now)
     }
 
     fn process(&mut self, frame: VideoFrame) -> Result<VideoFrame, PipelineError> {
-        Ok(frame)
+        if self.graph.is_none() && !self.settings.shape.host {
+            return Ok(frame);
+        }
+        let mut out = VideoFrame::take(&self.pool, self.output, frame.format, frame.pts)
+            .ok_or_else(|| PipelineError::Frame("every picture buffer is in use".to_owned()))?;
+        (out.seq, out.color, out.stamps) = (frame.seq, frame.color, frame.stamps);
+        self.host.take(&frame.data, false);
+        let from = self.host.pictures().unwrap_or(&frame.data);
+        match &mut self.graph {
+            None => out.data.copy_from_slice(from),
+            Some(Filters { session, frame, out: port, .. }) => {
+                session.run(&[frame.feed(from)], &mut [port.fetch(&mut out.data)]).map_err(frame_error)?;
+            }
+        }
+        self.host.keep(&out.data);
+        Ok(out)
     }
 
-    fn reset(&mut self) {}
+    fn notes(&self) -> Vec<String> {
+        let note = "use_safety_checker is true, but skip_diffusion is too: nothing is painted, no picture is checked";
+        if self.settings.live.safety.is_some() { vec![note.to_owned()] } else { Vec::new() }
+    }
+
+    fn reset(&mut self) {
+        self.host.reset();
+    }
 }

@@ -3,11 +3,13 @@
 use serde_json::{Value, json};
 
 use super::StreamDiffusion;
-use super::controls::{Made, Preprocessor};
 use super::params::Settings;
+use super::processors::{Made, Processor};
 use crate::frame::Size;
+use crate::graph::Interpolation;
 use crate::inference::Provider;
 use crate::models::blend::Blend;
+use crate::models::filter::Filter;
 use crate::models::stream::Guidance;
 use crate::pipeline::{Params, Pipeline};
 
@@ -103,10 +105,6 @@ fn what_is_not_built_is_refused_by_name_unless_it_is_off() {
         refused(json!({key: {"enabled": true}}), key, "not built here");
         settings(json!({key: {"enabled": false}}));
     }
-    let on = json!({"processors": [{"type": "blur"}]});
-    refused(json!({"image_preprocessing": on}), "image_preprocessing", "not built here");
-    settings(json!({"image_preprocessing": {"enabled": false, "processors": [{"type": "blur"}]}}));
-    settings(json!({"image_postprocessing": null}));
     refused(json!({"use_denoising_batch": false}), "use_denoising_batch", "only true");
     let lora = json!({"model_id": "weir/tiny", "lora_dict": {"style.safetensors": 1.0}});
     refused(lora, "lora_dict", "made-up weights");
@@ -139,23 +137,33 @@ fn preprocessors_are_read_with_their_parameters_or_refused_by_name() {
         json!({"model_id": "Lykon/dreamshaper-8",
                "controlnets": [{"model_id": canny, "preprocessor": name, "preprocessor_params": params}]})
     };
+    let filter = |filter, numbers: &[f32]| Processor::Graph(Made::Filter(filter), numbers.to_vec());
     for (name, params, read) in [
-        ("passthrough", json!({}), Preprocessor::Passthrough),
-        ("external", json!({}), Preprocessor::Passthrough),
-        ("canny", json!({}), Preprocessor::Canny([100.0, 200.0])),
-        ("canny", json!({"low_threshold": "30", "high_threshold": 90.5}), Preprocessor::Canny([30.0, 90.5])),
-        ("feedback", json!({}), Preprocessor::Feedback(0.5)),
-        ("feedback", json!({"feedback_strength": 1}), Preprocessor::Feedback(1.0)),
-        ("soft_edge", json!({}), Preprocessor::SoftEdge),
-        ("depth_tensorrt", json!({}), Preprocessor::Depth),
+        ("passthrough", json!({}), Processor::Passthrough),
+        ("external", json!({}), Processor::Passthrough),
+        ("canny", json!({}), Processor::Canny([100.0, 200.0])),
+        ("canny", json!({"low_threshold": "30", "high_threshold": 90.5}), Processor::Canny([30.0, 90.5])),
+        ("feedback", json!({}), Processor::Feedback(0.5)),
+        ("feedback", json!({"feedback_strength": 1}), Processor::Feedback(1.0)),
+        ("soft_edge", json!({}), Processor::Graph(Made::SoftEdge, Vec::new())),
+        ("depth_tensorrt", json!({}), Processor::Graph(Made::Depth, Vec::new())),
+        ("blur", json!({"kernel_size": 4}), filter(Filter::Blur { kernel: 5, sigma: 2.0 }, &[])),
+        ("sharpen", json!({}), filter(Filter::Sharpen { radius: 1.0, several: true }, &[1.5, 0.5, 0.3, 0.1])),
+        ("upscale", json!({}), filter(Filter::Upscale { factor: 2.0, how: Interpolation::Linear }, &[])),
+        (
+            "upscale",
+            json!({"scale_factor": 3, "algorithm": "lanczos"}),
+            filter(Filter::Upscale { factor: 3.0, how: Interpolation::Cubic }, &[]),
+        ),
+        ("standard_lineart", json!({"intensity_threshold": "9"}), filter(Filter::Lineart { sigma: 6.0 }, &[9.0])),
     ] {
         let taken = settings(with(name, params));
-        assert_eq!(taken.live.preprocessors, [read], "{name}");
         assert_eq!(taken.shape.controls, [(canny.to_owned(), read.made())]);
+        assert_eq!(taken.live.preprocessors, [read], "{name}");
     }
-    for name in ["openpose", "pose_tensorrt", "hed", "lineart", "temporal_net_tensorrt", "mediapipe_pose", "blur"] {
+    for name in ["openpose", "pose_tensorrt", "hed", "lineart", "temporal_net_tensorrt", "mediapipe_pose"] {
         let why =
-            format!("{name} is not built here; passthrough, external, canny, soft_edge, depth_tensorrt, feedback are");
+            format!("{name} is not built here; passthrough, external, canny, soft_edge, depth_tensorrt, feedback");
         refused(with(name, json!({})), "controlnets.0.preprocessor", &why);
     }
     refused(with("scribble", json!({})), "controlnets.0.preprocessor", "name of a preprocessor");
@@ -173,12 +181,83 @@ fn preprocessors_are_read_with_their_parameters_or_refused_by_name() {
         "less than or equal",
     );
     refused(with("canny", json!([])), key, "valid dictionary");
+    refused(with("blur", json!({"kernel_size": 2})), &format!("{key}.kernel_size"), "greater than or equal to 3");
+    refused(with("blur", json!({"sigma": 2})), &format!("{key}.sigma"), "blur takes blur_intensity and kernel_size");
+    refused(with("upscale", json!({"scale_factor": 5})), &format!("{key}.scale_factor"), "less than or equal to 4");
+    refused(with("upscale", json!({"algorithm": "area"})), &format!("{key}.algorithm"), "Input should be");
     // On the host it is a number of the next frame, in the graph another graph.
     let base = settings(with("passthrough", json!({})));
-    for (name, hot) in [("canny", true), ("feedback", true), ("soft_edge", false), ("depth_tensorrt", false)] {
+    for (name, hot) in
+        [("canny", true), ("feedback", true), ("soft_edge", false), ("depth_tensorrt", false), ("blur", false)]
+    {
         let other = settings(with(name, json!({})));
         assert_eq!((other.shape == base.shape, other.live == base.live), (hot, false), "{name}");
     }
+}
+
+#[test]
+fn lists_of_processors_are_read_with_their_order_or_refused_by_name() {
+    let list = |key: &str, entries: Value| json!({key: {"processors": entries}});
+    let [before, after] = ["image_preprocessing", "image_postprocessing"];
+    let taken = settings(list(
+        before,
+        json!([{"type": "canny"}, {"type": "feedback"}, {"type": "blur"}, {"type": "soft_edge"}]),
+    ));
+    assert!(taken.shape.host && taken.shape.after.is_empty());
+    assert_eq!(taken.shape.before, [Made::Filter(Filter::Blur { kernel: 15, sigma: 2.0 }), Made::SoftEdge]);
+    assert_eq!(taken.live.lists.before[0], Processor::Canny([100.0, 200.0]));
+    // What is switched off is not read further, what passes the picture on is left out.
+    for none in [
+        json!({before: null}),
+        json!({before: {}}),
+        json!({before: {"enabled": false, "processors": [{"type": "hed"}]}}),
+        list(after, json!([{"type": "hed", "enabled": "no"}, {"type": "passthrough"}])),
+    ] {
+        assert_eq!(settings(none), settings(json!({})));
+    }
+    let at = |key: &str, rest: &str| format!("{key}.processors.{rest}");
+    refused(json!({before: []}), before, "valid dictionary");
+    refused(json!({before: {"order": 1}}), "image_preprocessing.order", "Extra inputs");
+    refused(list(before, json!([{}])), &at(before, "0.type"), "Field required");
+    refused(list(before, json!([{"type": "blur", "order": 1}])), &at(before, "0.order"), "Extra inputs");
+    refused(list(before, json!([{"type": "hed"}])), &at(before, "0.type"), "hed is not built here");
+    refused(
+        list(before, json!([{"type": "blur"}, {"type": "canny"}])),
+        &at(before, "1.type"),
+        "in front of all others",
+    );
+    refused(list(before, json!([{"type": "upscale"}])), &at(before, "0.type"), "image_postprocessing");
+    refused(list(after, json!([{"type": "feedback"}])), &at(after, "0.type"), "not built behind the model");
+    let strength = json!([{"type": "blur", "params": {"blur_intensity": 0}}]);
+    refused(list(after, strength), &at(after, "0.params.blur_intensity"), "greater than or equal to 0.1");
+    refused(list(before, json!(vec![json!({"type": "blur"}); 17])), "image_preprocessing.processors", "at most 16");
+    // Latents know one processor.
+    let latents =
+        json!([{"type": "latent_feedback"}, {"type": "latent_feedback", "params": {"feedback_strength": 0.7}}]);
+    let taken = settings(list("latent_preprocessing", latents));
+    assert_eq!((taken.live.lists.latent_before, taken.shape.latents), (vec![0.15, 0.4], [2, 0]));
+    let key = "latent_postprocessing";
+    refused(list(key, json!([{"type": "blur"}])), &at(key, "0.type"), "latent_feedback");
+}
+
+#[test]
+fn the_output_is_larger_by_its_upscales_within_bounds() {
+    let with = |factors: &[f64], more: Value| {
+        let entry = |factor: &f64| json!({"type": "upscale", "params": {"scale_factor": factor}});
+        let entries: Vec<Value> = factors.iter().map(entry).collect();
+        let mut params = json!({"image_postprocessing": {"processors": entries}});
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        params
+    };
+    let output = |json: Value| StreamDiffusion::PLAIN.check(&params(json)).expect("good parameters").output();
+    assert_eq!(output(with(&[2.0, 2.0], json!({}))), Size::new(2048, 2048));
+    assert_eq!(output(with(&[1.5], json!({"width": 640, "height": 384}))), Size::new(960, 576));
+    assert_eq!(output(json!({})), Size::new(512, 512));
+    let at = "image_postprocessing.processors";
+    refused(with(&[4.0, 4.0], json!({})), at, "the output is 8192×8192");
+    refused(with(&[1.001], json!({"width": 1024})), at, "1025×512; even sides");
+    let feedback = json!({"image_preprocessing": {"processors": [{"type": "feedback"}]}});
+    refused(with(&[2.0], feedback), at, "of two sizes");
 }
 
 #[test]
@@ -227,19 +306,11 @@ fn every_number_of_steps_is_prepared_where_each_takes_an_engine() {
 }
 
 #[test]
-fn a_checker_that_is_asked_for_is_said_to_be_none() {
-    let notes = |json: Value| StreamDiffusion::PLAIN.notes(&StreamDiffusion::PLAIN.check(&params(json)).unwrap());
-    assert_eq!(notes(json!({})).len(), 1);
-    assert!(notes(json!({"use_safety_checker": "yes"}))[0].contains("no picture is checked"));
-    assert!(notes(json!({"use_safety_checker": false})).is_empty());
-    // What a client sends that spells the defaults out passes; a threshold of somebody's own does not.
-    settings(json!({"use_safety_checker": true, "safety_checker_threshold": "0.5"}));
-    settings(json!({"use_safety_checker": false, "safety_checker_threshold": 0.9}));
-    for strict in
-        [json!({"safety_checker_threshold": 0.9}), json!({"use_safety_checker": 1, "safety_checker_threshold": 0})]
-    {
-        refused(strict, "safety_checker_threshold", "no picture is checked");
-    }
+fn a_checker_is_asked_for_unless_it_is_switched_off() {
+    assert_eq!(settings(json!({})).live.safety, Some(0.5));
+    assert_eq!(settings(json!({"safety_checker_threshold": "0.9"})).live.safety, Some(0.9));
+    assert_eq!(settings(json!({"use_safety_checker": "no", "safety_checker_threshold": 0.9})).live.safety, None);
+    refused(json!({"safety_checker_threshold": 1.5}), "safety_checker_threshold", "less than or equal to 1");
 }
 
 #[test]
