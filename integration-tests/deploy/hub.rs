@@ -65,9 +65,15 @@ async fn models_are_prepared_once_and_only_where_they_fit() {
     assert_eq!(std::fs::read_dir(&models).unwrap().count(), 0, "a dry run fetches nothing");
 
     let output = prepare(&models, &hub, &["streamdiffusion", "streamdiffusion-sdxl"]).await;
-    assert!(output.status.success() && said(&output).contains("\n4 models are there"), "{}", said(&output));
+    assert!(output.status.success() && said(&output).contains("\n5 models are there"), "{}", said(&output));
     assert!(!said(&output).contains("hub-secret"));
-    for model in ["stabilityai--sd-turbo", "madebyollin--taesd", "stabilityai--sdxl-turbo", "madebyollin--taesdxl"] {
+    for model in [
+        "stabilityai--sd-turbo",
+        "madebyollin--taesd",
+        "stabilityai--sdxl-turbo",
+        "madebyollin--taesdxl",
+        "Freepik--nsfw_image_detector",
+    ] {
         let file = models.join(format!("models--{model}/snapshots/0123abcd")).join(FILE);
         assert_eq!(std::fs::read(file).unwrap(), lora());
     }

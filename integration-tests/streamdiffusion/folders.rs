@@ -8,6 +8,7 @@ use weir::graph::{DType, GraphBuilder, Tensor};
 use weir::models::clip::{self, ClipConfig, Hidden};
 use weir::models::controlnet::{self, ControlNetConfig};
 use weir::models::depth::{self, DepthConfig};
+use weir::models::eva::{self, EvaConfig};
 use weir::models::synthetic::{Synthetic, uniform};
 use weir::models::taesd::{self, TaesdConfig};
 use weir::models::unet::{self, Added, Question, UnetConfig};
@@ -196,4 +197,15 @@ pub fn lora(path: &Path, key: &str) {
     let tensors = made.iter().map(|(name, shape, bytes)| (name.clone(), shape.clone(), bytes.as_slice())).collect();
     std::fs::create_dir_all(path.parent().expect("a folder")).expect("folder");
     write(path, &tensors);
+}
+
+/// Writes the classifier of the safety checker, by the names that transformers gives its weights.
+pub fn safety(root: &Path) {
+    let json = config("eva");
+    let place = root.join("models--Freepik--nsfw_image_detector/snapshots/1f");
+    store(&place, "model", &json, Synthetic::new("eva", 2.0), |net| {
+        let shape = EvaConfig::from_json(&json).expect("config");
+        let picture = net.g.input("picture", DType::F32, [1, 3, shape.size, shape.size]).expect("input");
+        eva::build(net, &shape, &picture).expect("classifier");
+    });
 }

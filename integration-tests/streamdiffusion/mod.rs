@@ -12,6 +12,7 @@ mod numbers;
 mod pipeline;
 mod process;
 mod processors;
+mod safety;
 mod similar;
 mod stream;
 mod text;

@@ -62,7 +62,14 @@ fn prepare(mut config: crate::config::Config) -> Result<usize, String> {
         || vec![Params::new()],
         |pipeline| {
             let given = &config.engine.initial_params;
-            let given = if given.is_empty() { pipeline.initial() } else { given.clone() };
+            let given = match given.is_empty() {
+                false => given.clone(),
+                true => {
+                    let (preset, left_out) = pipeline.preset(&config.engine.models);
+                    left_out.iter().for_each(|left_out| super::complain(left_out));
+                    preset
+                }
+            };
             pipeline.preparations(&given, config.engine.inference.provider)
         },
     );

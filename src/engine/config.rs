@@ -23,6 +23,9 @@ pub enum UpdateMode {
 pub struct Config {
     /// Parameters with which the pipeline is loaded before the first stream.
     pub initial_params: serde_json::Map<String, serde_json::Value>,
+    /// What is left out of them for want of a model, where they are the pipeline's own.
+    #[serde(skip)]
+    pub left_out: Vec<String>,
     /// Root of the models.
     pub models: PathBuf,
     /// Sessions at a time.
@@ -61,6 +64,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             initial_params: serde_json::Map::new(),
+            left_out: Vec::new(),
             models: "/models".into(),
             capacity: 1,
             updates: UpdateMode::Replace,

@@ -174,7 +174,10 @@ impl Host {
             return Err(fail(format!("there is no pipeline `{name}`; this build has {}", known.join(", "))).await);
         };
         if config.initial_params.is_empty() {
-            config.initial_params = pipeline.initial();
+            (config.initial_params, config.left_out) = pipeline.preset(&config.models);
+            for left_out in &config.left_out {
+                tracing::warn!("{left_out}.");
+            }
         }
         let checked = match pipeline.check(&config.initial_params) {
             Ok(checked) => checked,

@@ -249,9 +249,14 @@ impl Worker {
 
     /// Notes what the next frames are made with.
     fn runs_with(&mut self, shared: &Shared) {
-        self.params = Fingerprint::parse(&shared.parameters.in_force().hash);
+        let current = shared.parameters.in_force();
+        self.params = Fingerprint::parse(&current.hash);
         shared.meter.set_graph(self.processor.graph());
-        shared.note(self.processor.notes());
+        let mut notes = self.processor.notes();
+        if *current.given == self.config.initial_params {
+            notes.extend_from_slice(&self.config.left_out);
+        }
+        shared.note(notes);
     }
 
     fn frames(&mut self, shared: &Arc<Shared>) {

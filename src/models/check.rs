@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use super::clip::{self, ClipConfig, Hidden};
 use super::controlnet::{self, ControlNetConfig};
+use super::depth::{self, DepthConfig};
+use super::eva::{self, EvaConfig};
 use super::kl::{self, KlConfig};
 use super::schedule::Schedule;
 use super::taesd::{self, TaesdConfig};
@@ -27,6 +29,10 @@ pub enum Kind {
     TinyVae,
     /// A LoRA.
     Lora,
+    /// A depth model.
+    Depth,
+    /// The classifier of a safety checker.
+    Safety,
     /// Nothing that is known here.
     Unknown,
 }
@@ -38,6 +44,8 @@ impl std::fmt::Display for Kind {
             Kind::ControlNet => f.write_str("ControlNet"),
             Kind::TinyVae => f.write_str("tiny autoencoder"),
             Kind::Lora => f.write_str("LoRA"),
+            Kind::Depth => f.write_str("depth model"),
+            Kind::Safety => f.write_str("safety checker"),
             Kind::Unknown => f.write_str("unknown"),
         }
     }
@@ -72,7 +80,10 @@ impl Report {
     pub fn trouble(&self) -> Option<String> {
         let trouble = |part: &Checked| Some(format!("{}: {}", part.name, part.trouble.as_ref()?));
         match self.kind {
-            Kind::Unknown => Some("neither a model nor a ControlNet, a tiny autoencoder or a LoRA".to_owned()),
+            Kind::Unknown => Some(
+                "neither a model nor a ControlNet, a tiny autoencoder, a LoRA, a depth model or a safety checker"
+                    .to_owned(),
+            ),
             _ => self.parts.iter().find_map(trouble),
         }
     }
@@ -95,6 +106,15 @@ pub fn kind(repository: &Repository) -> Kind {
     if repository.has(Component::Unet) {
         return repository.family().map_or(Kind::Unknown, Kind::Pipeline);
     }
+    if let Ok(json) = repository.json(Path::new("config.json")) {
+        let text = |key: &str| json.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        if text("model_type") == "depth_anything" {
+            return Kind::Depth;
+        }
+        if text("architecture").starts_with("eva02_") {
+            return Kind::Safety;
+        }
+    }
     if lora_file(repository.root()).is_some_and(|path| Lora::open(&path).is_ok()) {
         return Kind::Lora;
     }
@@ -113,6 +133,16 @@ pub fn check(repository: &Repository, dtype: DType) -> Report {
         Kind::ControlNet => one(Component::ControlNet, "controlnet"),
         Kind::TinyVae => one(Component::TinyVae, "taesd"),
         Kind::Lora => vec![lora(repository.root())],
+        Kind::Depth => vec![plain(repository, "depth", dtype, |json, net| {
+            let config = DepthConfig::from_json(json)?;
+            let picture = net.g.input("picture", DType::F32, [1, 3, config.size, config.size])?;
+            depth::build(net, &config, &picture).map(|_| ())
+        })],
+        Kind::Safety => vec![plain(repository, "classifier", dtype, |json, net| {
+            let config = EvaConfig::from_json(json)?;
+            let picture = net.g.input("picture", DType::F32, [1, 3, config.size, config.size])?;
+            eva::build(net, &config, &picture).map(|_| ())
+        })],
         Kind::Unknown => Vec::new(),
         Kind::Pipeline(family) => pipeline(repository, family, dtype),
     };
@@ -149,6 +179,27 @@ fn pipeline(repository: &Repository, family: Family, dtype: DType) -> Vec<Checke
         parts.push(plain("scheduler", Schedule::from_json(&json).map(|_| ()).map_err(|error| error.to_string())));
     }
     parts
+}
+
+/// A model of one file, `model.safetensors`, whose graph `build` adds.
+fn plain(
+    repository: &Repository,
+    name: &'static str,
+    dtype: DType,
+    build: impl FnOnce(&Value, &mut Net<'_>) -> Result<(), ModelError>,
+) -> Checked {
+    let mut checked = Checked { name, format: None, parameters: 0, bytes: 0, trouble: None };
+    let result =
+        Weights::open(&repository.root().join("model.safetensors")).map_err(ModelError::from).and_then(|weights| {
+            checked.format = weights.format();
+            checked.parameters = weights.parameters();
+            checked.bytes = weights.bytes();
+            let json = repository.json(Path::new("config.json"))?;
+            let mut g = GraphBuilder::new("check");
+            build(&json, &mut Net::new(&mut g, &mut Reader::checking(&weights), dtype))
+        });
+    checked.trouble = result.err().map(|error| error.to_string());
+    checked
 }
 
 fn part(repository: &Repository, component: Component, name: &'static str, dtype: DType, family: Family) -> Checked {

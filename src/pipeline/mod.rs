@@ -122,6 +122,17 @@ impl LoadContext<'_> {
     }
 }
 
+/// A model that a pipeline takes for its own parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelUse {
+    /// Its name: `ORG/NAME`.
+    pub id: &'static str,
+    /// What for.
+    pub what: String,
+    /// Whether the pipeline cannot be loaded without it.
+    pub required: bool,
+}
+
 /// A kind of pipeline: light, shared, and able to judge parameters without a device.
 pub trait Pipeline: Send + Sync {
     /// The name that requests use as `model_id`.
@@ -133,6 +144,17 @@ pub trait Pipeline: Send + Sync {
     /// The parameters to load with before the first stream asks for any.
     fn initial(&self) -> Params {
         Params::new()
+    }
+
+    /// As [`Self::initial`], with what lies below `models`, and a sentence for each thing that is left out.
+    fn preset(&self, models: &Path) -> (Params, Vec<String>) {
+        let _ = models;
+        (self.initial(), Vec::new())
+    }
+
+    /// The models that [`Self::preset`] takes where they are there.
+    fn models(&self) -> Vec<ModelUse> {
+        Vec::new()
     }
 
     /// The sets of parameters to load when a machine is prepared for `params` on `provider`: these, and others that streams

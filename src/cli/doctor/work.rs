@@ -49,7 +49,10 @@ fn pipeline(config: &Config) -> Vec<Finding> {
         return vec![Finding::missing("pipeline", format!("there is no {name}"), remedy)];
     };
     let given = &config.engine.initial_params;
-    let initial = if given.is_empty() { pipeline.initial() } else { given.clone() };
+    let (initial, left_out) = match given.is_empty() {
+        true => pipeline.preset(&config.engine.models),
+        false => (given.clone(), Vec::new()),
+    };
     let checked = match pipeline.check(&initial) {
         Ok(checked) => checked,
         Err(error) => {
@@ -59,7 +62,9 @@ fn pipeline(config: &Config) -> Vec<Finding> {
     };
     let found = Finding::ok("pipeline", format!("{name}: {}", pipeline.about()));
     let model = checked.values.get("model_id").and_then(|value| value.as_str());
-    vec![found, models(config, model)]
+    let mut findings = vec![found, models(config, model)];
+    findings.extend(left_out.into_iter().map(|left_out| Finding::unused("preset", left_out)));
+    findings
 }
 
 fn models(config: &Config, model: Option<&str>) -> Finding {

@@ -10,6 +10,7 @@ use super::settings;
 use crate::graph::DType;
 use crate::models::check::{self, Kind};
 use crate::models::weights::{Repository, cached};
+use crate::pipeline::{Pipeline, registry};
 
 mod pull;
 #[cfg(test)]
@@ -28,11 +29,11 @@ pub(super) fn command() -> Command {
     let list = settings::arguments(Command::new("list").about("Show the models below the root of the models."));
     let check = Command::new("check")
         .about("Say whether a model can run: every name, shape and type is compared with what its graphs need.")
-        .arg(id("The model; ORG/NAME@REVISION, or the path of a folder or a .safetensors file, does as well."))
+        .arg(id("The model; ORG/NAME@REVISION, the path of a folder or a .safetensors file, or a pipeline for all of its models, does as well."))
         .arg(precision());
     let pull = Command::new("pull")
         .about("Fetch a model from HuggingFace, only the files needed. What is there already is kept, what was cut off goes on. [variables: HF_TOKEN, HF_ENDPOINT]")
-        .arg(id("The model; ORG/NAME@REVISION does as well."))
+        .arg(id("The model; ORG/NAME@REVISION, or a pipeline for all of its models, does as well."))
         .arg(precision())
         .arg(
             Arg::new("dry-run")
@@ -61,6 +62,9 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     let dtype =
         if matches.get_one::<String>("precision").is_some_and(|p| p == "fp32") { DType::F32 } else { DType::F16 };
     let remote = pull::Remote::from_environment();
+    if let Some(pipeline) = registry::find(&id) {
+        return of_pipeline(pipeline, &models, dtype, (name == "pull").then_some((&remote, matches)));
+    }
     if name == "pull" && matches.get_flag("dry-run") {
         return match pull::size(&models, &id, dtype, &remote) {
             Ok((files, bytes)) => {
@@ -87,6 +91,56 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
             super::complain(&error);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Checks, and with `pull` first fetches, every model that `pipeline` takes for its own parameters.
+fn of_pipeline(
+    pipeline: &dyn Pipeline,
+    models: &Path,
+    dtype: DType,
+    pull: Option<(&pull::Remote, &ArgMatches)>,
+) -> ExitCode {
+    let used = pipeline.models();
+    if used.is_empty() {
+        super::print(&format!("{} needs no models of its own.\n", pipeline.name()));
+        return ExitCode::SUCCESS;
+    }
+    let mut good = true;
+    for model in &used {
+        let said = match pull {
+            Some((remote, matches)) if matches.get_flag("dry-run") => pull::size(models, model.id, dtype, remote)
+                .map(|(files, bytes)| format!("{files} files, {bytes} bytes to fetch"))
+                .map_err(|error| error.to_string()),
+            Some((remote, _)) => pull::pull(models, model.id, dtype, remote)
+                .map_err(|error| error.to_string())
+                .and_then(|()| state(models, model.id, dtype)),
+            None => state(models, model.id, dtype),
+        };
+        good &= said.is_ok() || !model.required;
+        let need = if model.required { "needed" } else { "taken where it is there" };
+        let said = said.unwrap_or_else(|trouble| format!("not there: {trouble}"));
+        super::print(&format!("{:<48} {} ({need}): {said}\n", model.id, model.what));
+    }
+    if pull.is_none() {
+        for left_out in pipeline.preset(models).1 {
+            super::print(&format!("{left_out}.\n"));
+        }
+    }
+    let verdict = if good { "It can be loaded." } else { "It cannot be loaded." };
+    if !pull.is_some_and(|(_, matches)| matches.get_flag("dry-run")) {
+        super::print(&format!("{}: {verdict}\n", pipeline.name()));
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A word on a model that can run; else why it cannot.
+fn state(models: &Path, id: &str, dtype: DType) -> Result<String, String> {
+    let found = Repository::find(models, id).map_err(|error| error.to_string())?;
+    let report = check::check(&found, dtype);
+    match report.trouble() {
+        Some(trouble) => Err(trouble),
+        None => Ok(format!("can run, {}", HumanBytes(report.bytes()))),
     }
 }
 

@@ -12,6 +12,7 @@ mod load;
 mod noise;
 mod params;
 mod place;
+mod preset;
 mod processor;
 mod processors;
 mod safety;
@@ -21,12 +22,14 @@ mod text;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::inference::Provider;
 use crate::models::weights::Family;
 
-use super::{Checked, FrameProcessor, LoadContext, ParamError, Params, Pipeline, PipelineError};
+use super::{Checked, FrameProcessor, LoadContext, ModelUse, ParamError, Params, Pipeline, PipelineError};
 
 /// The pipeline `streamdiffusion` and its variants, which differ in what they load before the first stream.
 pub struct StreamDiffusion {
@@ -34,6 +37,10 @@ pub struct StreamDiffusion {
     model: &'static str,
     prompt: &'static str,
     t_index: &'static [u32],
+    /// The preset's ControlNets.
+    controls: &'static [preset::Control],
+    /// Its IP-Adapter.
+    adapter: Option<&'static str>,
 }
 
 impl StreamDiffusion {
@@ -45,6 +52,8 @@ impl StreamDiffusion {
         model: "stabilityai/sd-turbo",
         prompt: "flowers",
         t_index: &[12, 20, 32],
+        controls: preset::SDTURBO,
+        adapter: None,
     };
     /// `streamdiffusion-sd15`
     pub const SD15: Self = Self {
@@ -52,10 +61,27 @@ impl StreamDiffusion {
         model: "Lykon/dreamshaper-8",
         prompt: "cyberpunk desert structures, masterpiece",
         t_index: &[5, 15, 32],
+        controls: preset::SD15,
+        adapter: Some("The IP-Adapter at 0.5"),
     };
     /// `streamdiffusion-sdxl`
-    pub const SDXL: Self =
-        Self { name: "streamdiffusion-sdxl", model: "stabilityai/sdxl-turbo", prompt: "flowers", t_index: &[36] };
+    pub const SDXL: Self = Self {
+        name: "streamdiffusion-sdxl",
+        model: "stabilityai/sdxl-turbo",
+        prompt: "flowers",
+        t_index: &[36],
+        controls: preset::SDXL,
+        adapter: Some("The IP-Adapter at 0.6"),
+    };
+
+    /// The preset without its ControlNets and its IP-Adapter.
+    fn plain(&self) -> Params {
+        let mut params = Params::new();
+        params.insert("model_id".to_owned(), self.model.into());
+        params.insert("prompt".to_owned(), self.prompt.into());
+        params.insert("t_index_list".to_owned(), self.t_index.into());
+        params
+    }
 }
 
 /// The `model_id` that stands for any model of `family`, for weights that are given by their path.
@@ -83,14 +109,16 @@ impl Pipeline for StreamDiffusion {
         self.name
     }
 
-    /// The preset of the live runner without its ControlNets and its IP-Adapter, which are not built in whole: some of their
-    /// preprocessors are missing.
     fn initial(&self) -> Params {
-        let mut params = Params::new();
-        params.insert("model_id".to_owned(), self.model.into());
-        params.insert("prompt".to_owned(), self.prompt.into());
-        params.insert("t_index_list".to_owned(), self.t_index.into());
-        params
+        self.plain()
+    }
+
+    fn preset(&self, models: &Path) -> (Params, Vec<String>) {
+        self.preset_from(models)
+    }
+
+    fn models(&self) -> Vec<ModelUse> {
+        self.used()
     }
 
     /// TensorRT takes minutes to build an engine, and each number of steps has its own: all of 1 to 4 are prepared there.
