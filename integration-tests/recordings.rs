@@ -26,6 +26,17 @@ async fn is(runner: &Runner, state: &str) -> Value {
     }
 }
 
+/// Decodes fragmented MP4. Gives the number of its pictures.
+fn fragmented(file: &[u8]) -> u64 {
+    assert!(file[4..8] == *b"ftyp" && file.windows(4).any(|four| four == b"moof"), "fragments");
+    decodes(file);
+    let streams = probe(file);
+    let video = streams.iter().find(|one| one["codec_type"] == "video").expect("a video");
+    assert_eq!((video["codec_name"].as_str(), video["width"].as_u64()), (Some("h264"), Some(384)));
+    assert!(streams.iter().any(|one| one["codec_type"] == "audio"), "{streams:?}");
+    video["nb_read_frames"].as_str().unwrap().parse().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_is_recorded_beside_its_frames() {
     let folder = tempfile::tempdir().unwrap();
@@ -83,15 +94,37 @@ async fn a_stream_is_recorded_beside_its_frames() {
     assert_eq!(runner.request("DELETE", &own, None).await.status, 204);
     assert!(listed(&runner).await.is_empty());
 
+    // As MP4, whose pictures nobody coded anew.
+    assert_eq!(runner.post("/recordings", &json!({"format": "avi"})).await.status, 400);
+    let answer = runner.post("/recordings", &json!({"format": "mp4"})).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let own = format!("/recordings/{}", answer.json()["id"].as_str().unwrap());
+    assert_eq!(is(&runner, "recording").await["format"], "mp4");
+    tokio::time::sleep(seconds(2.0)).await;
+    let whole = runner.post(&format!("{own}/stop"), &json!({})).await;
+    assert_eq!((whole.status, whole.json()["state"].as_str()), (200, Some("whole")), "{whole:?}");
+    let (head, file) = runner.raw("GET", &own, "", b"").await;
+    assert!(head.contains("video/mp4") && head.contains(".mp4"), "{head}");
+    let pictures = fragmented(&file);
+    assert!(pictures > 30, "{pictures}");
+    assert_eq!(runner.request("DELETE", &own, None).await.status, 204);
+
     // One that is under way when its engine dies is cut off there, and can be played up to there.
-    assert_eq!(runner.post("/recordings", &json!({})).await.status, 201);
+    assert_eq!(runner.post("/recordings", &json!({"format": "mp4"})).await.status, 201);
     is(&runner, "recording").await;
-    tokio::time::sleep(seconds(1.5)).await;
+    tokio::time::sleep(seconds(2.5)).await;
     runner.signal_engine(nix::sys::signal::Signal::SIGKILL);
     stream.event("restart", |_| true).await;
     let cut = is(&runner, "cut_off").await["id"].as_str().unwrap().to_owned();
     let (_, file) = runner.raw("GET", &format!("/recordings/{cut}"), "", b"").await;
-    assert_eq!(file[0], 0x47);
+    let path = folder.path().join("cut.mp4");
+    std::fs::write(&path, &file).unwrap();
+    // Its last fragment may be a part of one.
+    let count = ["-v", "quiet", "-count_frames", "-select_streams", "v", "-show_entries", "stream=nb_read_frames"];
+    let mut probe = std::process::Command::new("ffprobe");
+    let pictures = probe.args(count).args(["-of", "csv=p=0"]).arg(&path).output().unwrap().stdout;
+    let pictures: u32 = String::from_utf8(pictures).unwrap().trim().parse().unwrap();
+    assert!(pictures > 15, "{pictures}");
     stream.close().await;
     runner.health("IDLE", LONG).await;
     runner.no_panic();

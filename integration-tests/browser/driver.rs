@@ -91,11 +91,16 @@ impl Browser {
         let tls = weir::tls::client_config(&weir::tls::TlsPolicy::Skip).unwrap();
         let http = reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls).build().unwrap();
         let base = format!("http://127.0.0.1:{port}/session");
-        let options = json!({"args": [
+        let mut options = json!({"args": [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1280,900",
             "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--no-first-run",
             "--autoplay-policy=no-user-gesture-required", "--mute-audio",
         ]});
+        // Something nicer than the browser's own test picture, for pictures of the page.
+        if let Some(film) = std::env::var("WEIR_CAMERA").ok().filter(|film| !film.is_empty()) {
+            let flag = json!(format!("--use-file-for-fake-video-capture={film}"));
+            options["args"].as_array_mut().unwrap().push(flag);
+        }
         let wish = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome", "goog:chromeOptions": options, "timeouts": {"script": 60_000},
         }}});
@@ -138,6 +143,33 @@ impl Browser {
             assert!(began.elapsed() < LONG, "{what}: not in time");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// Presses a key and lets it go, wherever the page's focus is.
+    pub async fn press(&self, key: char) {
+        let keys = json!([{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]);
+        self.order("actions", json!({"actions": [{"type": "key", "id": "keys", "actions": keys}]})).await;
+    }
+
+    /// Shows pages as to somebody who asked for dark ones, or for light ones.
+    pub async fn dark(&self, on: bool) {
+        let scheme = json!([{"name": "prefers-color-scheme", "value": if on { "dark" } else { "light" }}]);
+        let order = json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": scheme}});
+        self.order("goog/cdp/execute", order).await;
+    }
+
+    /// What axe-core finds wrong with the page as it is, for people who use a keyboard or a screen reader, or see little.
+    ///
+    /// # Panics
+    /// `WEIR_AXE` does not name its script; `scripts/browser` does so.
+    pub async fn audit(&self) -> Vec<String> {
+        let path = std::env::var("WEIR_AXE").expect("WEIR_AXE, which scripts/browser sets");
+        let script = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let run = "const { violations } = await axe.run(document, { resultTypes: ['violations'] });\
+                   return violations.map(({ id, help, nodes }) =>\
+                     `${id}: ${help}: ${nodes.map(({ html }) => html.slice(0, 160)).join(' | ')}`)";
+        let found = self.run(&format!("if (!window.axe) {{ {script}\n }} {run}")).await;
+        found.as_array().unwrap().iter().map(|each| each.as_str().unwrap().to_owned()).collect()
     }
 
     /// Sets the size of the window in CSS pixels.

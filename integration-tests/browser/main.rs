@@ -163,7 +163,15 @@ async fn an_offer_comes_back_transformed_and_the_page_turns_it() {
     browser.until("a free runner", health).await;
     browser.open(&page).await;
     browser.until("the slider", "return !!document.getElementById('param-strength')").await;
-    browser.run("document.getElementById('start').click()").await;
+    // By the keyboard alone.
+    for tabs in 0.. {
+        if browser.run("return document.activeElement?.id").await == "start" {
+            break;
+        }
+        assert!(tabs < 40, "the button is not reached");
+        browser.press('\u{E004}').await;
+    }
+    browser.press('\u{E007}').await;
     // The mean colours of both pictures; inverted, each pair makes white.
     let means = r#"
         const mean = (id) => {
@@ -187,8 +195,14 @@ async fn an_offer_comes_back_transformed_and_the_page_turns_it() {
     println!("/app: source {}, result {}", seen["a"], seen["b"]);
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     if let Some(path) = std::env::var("WEIR_SCREENSHOT").ok().filter(|path| !path.is_empty()) {
-        std::fs::write(path, browser.screenshot().await).unwrap();
+        std::fs::write(&path, browser.screenshot().await).unwrap();
+        browser.resize(390, 840).await;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        std::fs::write(format!("{path}-phone"), browser.screenshot().await).unwrap();
+        browser.resize(1280, 900).await;
     }
+    browser.run("document.getElementById('raw').open = true").await;
+    audited(&browser, "the page with a camera").await;
     browser
         .run(
             "const slider = document.getElementById('param-strength'); slider.value = 0;\
@@ -218,6 +232,15 @@ async fn an_offer_comes_back_transformed_and_the_page_turns_it() {
     browser.run("document.getElementById('stop').click()").await;
     browser.until("a free runner", health).await;
     browser.close().await;
+}
+
+/// Nothing is wrong with the page as it is, light or dark.
+async fn audited(browser: &Browser, what: &str) {
+    for dark in [false, true] {
+        browser.dark(dark).await;
+        assert_eq!(browser.audit().await, [""; 0], "{what}, {}", if dark { "dark" } else { "light" });
+    }
+    browser.dark(false).await;
 }
 
 /// In a page: clicks, sets, and colours.
@@ -334,7 +357,7 @@ async fn the_page_loads_another_pipeline_turns_a_workflow_and_records() {
         const click = HTMLAnchorElement.prototype.click;
         HTMLAnchorElement.prototype.click = function () { caught = this; };
         [...document.querySelectorAll("#record-list button")].find((each) => each.textContent === "Download").click();
-        for (let tries = 0; !caught && tries < 100; tries++) await new Promise((done) => setTimeout(done, 50));
+        for (let tries = 0; !caught && tries < 400; tries++) await new Promise((done) => setTimeout(done, 50));
         [HTMLAnchorElement.prototype.click, URL.createObjectURL] = [click, create];
         const bytes = new Uint8Array(await made.arrayBuffer());
         let text = "";
@@ -342,8 +365,8 @@ async fn the_page_loads_another_pipeline_turns_a_workflow_and_records() {
         return [caught.download, btoa(text)];
     "##;
     let file = browser.run(download).await;
-    assert!(file[0].as_str().unwrap().ends_with(".ts"), "{}", file[0]);
-    let path = folder.path().join("downloaded.ts");
+    assert!(file[0].as_str().unwrap().ends_with(".mp4"), "{}", file[0]);
+    let path = folder.path().join("downloaded.mp4");
     std::fs::write(&path, STANDARD.decode(file[1].as_str().unwrap()).unwrap()).unwrap();
     let reader = FileReader::open(path.to_str().unwrap(), None, PixelFormat::Rgb24).unwrap();
     assert_eq!(reader.info().size, Some(Size::new(512, 512)));
@@ -367,14 +390,19 @@ async fn the_page_loads_another_pipeline_turns_a_workflow_and_records() {
     browser.until("the slider", &grey("result", 128)).await;
     browser.run(&format!("{HANDS} set('preset', 'bright')")).await;
     browser.until("the preset", &grey("result", 191)).await;
+    audited(&browser, "the page with a workflow").await;
     let nameless = "return [...document.querySelectorAll('button, input, select, textarea, video, progress')].filter((each) =>\
                     each.checkVisibility() && !each.labels?.length && !each.textContent.trim() && !each.ariaLabel).map((each) => each.id)";
     assert_eq!(browser.run(nameless).await, serde_json::json!([]));
     browser.resize(390, 840).await;
     let wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
     assert_eq!(browser.run(wide).await, 0);
+    audited(&browser, "the page on a phone").await;
     browser.resize(1280, 900).await;
     browser.run("document.getElementById('stop').click()").await;
+    browser.open(&format!("{page}?view=whep")).await;
+    browser.until("the picture alone", "return !!document.querySelector('body.view video')").await;
+    audited(&browser, "the picture alone").await;
     browser.close().await;
 }
 
@@ -396,6 +424,7 @@ async fn the_demo_shows_a_control_for_each_widget_of_a_workflow() {
         .await;
     let wanted = serde_json::json!([["range", "0", "1"], ["range", "0", "1"], ["select-one", null, null]]);
     assert_eq!(kinds, wanted);
+    audited(&browser, "the demo's page").await;
     let output = browser.run("return [...document.querySelectorAll('.pictures img')].map((each) => each.id)").await;
     println!("the demo's pictures: {output}");
     let shown = output.as_array().unwrap().last().unwrap().as_str().unwrap().to_owned();

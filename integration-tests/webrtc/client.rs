@@ -1,6 +1,5 @@
 //! A peer made of the same library, over real sockets on loopback.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use weir::media::VideoCodec;
 use weir::webrtc::{Sample, SampleKind};
 
+use super::way::{Link, Way};
+
 /// What a peer sends.
 pub enum Send {
     /// A picture at a time of 90 kHz.
@@ -28,8 +29,15 @@ pub enum Send {
     AskKey(KeyframeRequestKind),
     /// Says that no more than this many bits a second can be received (REMB).
     Remb(u64),
-    /// From now on the way here takes no more than this many bits a second.
-    Throttle(u64),
+    /// From now on the way here takes no more than this many bits a second; `None`: any number.
+    Throttle(Option<u64>),
+    /// From now on so many of a thousand datagrams are lost, in each direction, and the others take so long.
+    Disturb {
+        /// Of a thousand.
+        loss: u32,
+        /// Of every datagram.
+        delay: Duration,
+    },
     /// Begins a new ICE session from another port; gives the fragment for the other side.
     Restart(oneshot::Sender<String>),
     /// The other side's fragment.
@@ -54,7 +62,7 @@ pub enum Got {
 /// A peer between its offer and its answer.
 pub struct Offering {
     rtc: Rtc,
-    socket: UdpSocket,
+    way: Option<Way>,
     pending: SdpPendingOffer,
     video: Option<Mid>,
     audio: Option<Mid>,
@@ -90,7 +98,11 @@ impl Client {
 impl Offering {
     /// Offers one video of `codec` and one audio track, and a data channel where it has a label.
     pub async fn new(direction: Direction, codec: Codec, label: Option<&str>) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        Self::by(Some(Way::udp().await), direction, codec, label)
+    }
+
+    /// The same by another way, or by one that is named later ([`Offering::start_by`]).
+    pub fn by(way: Option<Way>, direction: Direction, codec: Codec, label: Option<&str>) -> Self {
         let builder = Rtc::builder()
             .set_crypto_provider(weir::webrtc::provider().into())
             .clear_codecs()
@@ -99,7 +111,9 @@ impl Offering {
             .enable_vp8(codec == Codec::Vp8)
             .enable_vp9(codec == Codec::Vp9);
         let mut rtc = builder.build(Instant::now());
-        rtc.add_local_candidate(Candidate::host(socket.local_addr().unwrap(), "udp").unwrap());
+        if let Some(way) = &way {
+            rtc.add_local_candidate(way.candidate());
+        }
         let mut changes = rtc.sdp_api();
         let video = changes.add_media(MediaKind::Video, direction, None, None, None);
         let audio = changes.add_media(MediaKind::Audio, direction, None, None, None);
@@ -107,22 +121,34 @@ impl Offering {
             changes.add_channel(label.to_owned());
         }
         let (offer, pending) = changes.apply().unwrap();
-        Self { rtc, socket, pending, video: Some(video), audio: Some(audio), codec, sdp: offer.to_sdp_string() }
+        Self { rtc, way, pending, video: Some(video), audio: Some(audio), codec, sdp: offer.to_sdp_string() }
     }
 
     /// Goes to work with the answer.
     pub fn start(mut self, text: &str) -> Client {
+        let way = self.way.take().expect("a way");
+        self.work(way, text)
+    }
+
+    /// Goes to work with the answer by a way that the offer did not name. Gives the fragment that tells the other side.
+    pub fn start_by(mut self, way: Way, text: &str) -> (Client, String) {
+        self.rtc.add_local_candidate(way.candidate());
+        let fragment = format!("a={}\r\n", way.candidate().to_sdp_string().trim_start_matches("a="));
+        (self.work(way, text), fragment)
+    }
+
+    fn work(mut self, way: Way, text: &str) -> Client {
         let answer = SdpAnswer::from_sdp_string(text).unwrap();
         self.rtc.sdp_api().accept_answer(self.pending, answer).unwrap();
         let (send, orders) = mpsc::channel(64);
         let (told, got) = mpsc::channel(1024);
         let driver = Driver {
-            local: self.socket.local_addr().unwrap(),
+            local: way.local(),
             rtc: self.rtc,
-            socket: self.socket,
+            way,
             answer: text.to_owned(),
             restarting: None,
-            link: Link::default(),
+            links: <(Link, Link)>::default(),
             video: self.video,
             audio: self.audio,
             codec: self.codec,
@@ -134,37 +160,15 @@ impl Offering {
     }
 }
 
-/// A way that takes so much and no more: what waits longer than a buffer of a router would hold it is dropped.
-#[derive(Default)]
-struct Link {
-    bits: Option<u64>,
-    free: Option<Instant>,
-    waiting: VecDeque<(Instant, SocketAddr, Vec<u8>)>,
-}
-
-impl Link {
-    const BUFFER: Duration = Duration::from_millis(300);
-
-    fn enter(&mut self, source: SocketAddr, bytes: &[u8]) {
-        let now = Instant::now();
-        let takes =
-            self.bits.map_or(Duration::ZERO, |bits| Duration::from_secs_f64(bytes.len() as f64 * 8.0 / bits as f64));
-        let out = self.free.unwrap_or(now).max(now) + takes;
-        if out - now <= Self::BUFFER {
-            self.free = Some(out);
-            self.waiting.push_back((out, source, bytes.to_vec()));
-        }
-    }
-}
-
 struct Driver {
     rtc: Rtc,
-    socket: UdpSocket,
+    way: Way,
     local: SocketAddr,
     /// The other side's answer, as it is now.
     answer: String,
     restarting: Option<(SdpPendingOffer, UdpSocket)>,
-    link: Link,
+    /// What comes from the other side, and what goes there.
+    links: (Link, Link),
     video: Option<Mid>,
     audio: Option<Mid>,
     codec: Codec,
@@ -176,18 +180,26 @@ struct Driver {
 impl Driver {
     async fn run(mut self, mut orders: mpsc::Receiver<Send>) {
         let mut bytes = vec![0; 4096];
+        self.way.connect(&self.answer).await;
+        let protocol = self.way.protocol();
         while !self.over {
-            while let Some((_, source, bytes)) = self.link.waiting.pop_front_if(|(out, ..)| *out <= Instant::now()) {
-                if let Ok(receive) = Receive::new(Protocol::Udp, source, self.local, &bytes) {
+            while let Some((source, bytes)) = self.links.0.leave() {
+                if let Ok(receive) = Receive::new(protocol, source, self.local, &bytes) {
                     self.rtc.handle_input(Input::Receive(Instant::now(), receive)).unwrap();
                 }
             }
             let deadline = self.drain().await;
-            let deadline = self.link.waiting.front().map_or(deadline, |(out, ..)| deadline.min(*out));
+            while let Some((to, bytes)) = self.links.1.leave() {
+                self.way.send(&bytes, to).await;
+            }
+            let deadline = [self.links.0.due(), self.links.1.due()].into_iter().flatten().fold(deadline, Instant::min);
             tokio::select! {
-                received = self.socket.recv_from(&mut bytes) => {
-                    let Ok((length, source)) = received else { continue };
-                    self.link.enter(source, &bytes[..length]);
+                received = self.way.receive(&mut bytes) => {
+                    match received {
+                        Ok((length, source)) => self.links.0.enter(source, &bytes[..length]),
+                        // A port that is closed over there shows on loopback; a connection that ends is the end.
+                        Err(_) => self.over = protocol == Protocol::Tcp,
+                    }
                 }
                 order = orders.recv() => match order {
                     Some(order) => self.order(order).await,
@@ -222,7 +234,13 @@ impl Driver {
                 return;
             }
             Send::Throttle(bits) => {
-                self.link.bits = Some(bits);
+                self.links.0.bits = bits;
+                return;
+            }
+            Send::Disturb { loss, delay } => {
+                for link in [&mut self.links.0, &mut self.links.1] {
+                    (link.loss, link.delay) = (loss, delay);
+                }
                 return;
             }
             Send::Restart(told) => {
@@ -249,7 +267,7 @@ impl Driver {
                 let answer = SdpAnswer::from_sdp_string(&self.answer).unwrap();
                 self.rtc.sdp_api().accept_answer(pending, answer).unwrap();
                 // Nothing reaches the old port any more.
-                (self.local, self.socket) = (socket.local_addr().unwrap(), socket);
+                (self.local, self.way) = (socket.local_addr().unwrap(), Way::Udp(socket));
                 self.rtc.add_local_candidate(Candidate::host(self.local, "udp").unwrap());
                 for line in weir::webrtc::candidates(&fragment) {
                     self.rtc.add_remote_candidate(Candidate::from_sdp_string(&line).unwrap());
@@ -272,7 +290,7 @@ impl Driver {
         loop {
             match self.rtc.poll_output().unwrap() {
                 Output::Timeout(at) => return at.min(Instant::now() + Duration::from_millis(100)),
-                Output::Transmit(it) => drop(self.socket.send_to(&it.contents, it.destination).await),
+                Output::Transmit(it) => self.links.1.enter(it.destination, &it.contents),
                 Output::Event(event) => self.event(event),
             }
         }

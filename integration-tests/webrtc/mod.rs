@@ -1,8 +1,11 @@
 //! WebRTC peers at a real runner: WHIP in, WHEP out, and ComfyStream's offer with its data channel.
 
 mod client;
+mod congestion;
 mod media;
 mod watch;
+mod way;
+mod ways;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

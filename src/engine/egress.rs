@@ -13,7 +13,6 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::fresh::{Average, skip};
 use super::outbox::{Meta, Next, Picture};
-use super::record;
 use super::shared::{ENCODE, Shared};
 use super::tap::{Maker, Taps};
 use crate::frame::{PixelFormat, Size, Stamps, Timestamp, VideoFrame};
@@ -35,7 +34,7 @@ const BACKGROUND: Duration = Duration::from_secs(5);
 const AT_THE_END: Duration = Duration::from_secs(3600);
 
 /// A piece of the output channel.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a box would be an allocation a frame")]
 pub enum Piece {
     /// A segment begins.
@@ -331,6 +330,9 @@ const HELD: usize = 64;
 
 impl Sink {
     fn send(&mut self, piece: Piece) {
+        if let Some(file) = self.shared.file.take() {
+            self.taps.keep(file);
+        }
         self.taps.piece(&piece);
         let lost = match self.pieces.try_send(piece) {
             Ok(()) => None,
@@ -408,17 +410,8 @@ pub async fn publish(
     let mut first = Some(first);
     let mut writer: Option<SegmentWriter> = None;
     let mut anew = Anew(true);
-    let mut tap: Option<record::Tap> = None;
     let gauge = |kind, value| shared.metrics.happened(shared.slot, "output", kind, value);
     while let Some(piece) = pieces.recv().await {
-        match &piece {
-            Piece::Begin => {
-                tap = shared.tap.take().or(tap);
-                tap.iter_mut().for_each(record::Tap::begin);
-            }
-            Piece::Bytes(bytes, _) => tap.iter_mut().for_each(|tap| tap.bytes(bytes)),
-            Piece::End => {}
-        }
         match piece {
             Piece::Begin => match publisher.begin().await {
                 Ok(opened) => writer = Some(opened),

@@ -1,8 +1,7 @@
-//! Recordings: the encoded output of a session, as it is published, in a file.
+//! Recordings: the encoded output of a session in a file, as it is or with the same pictures and sound as MP4.
 //!
-//! The publisher hands on a reference to the bytes that it sends, and never waits: what the disk does not take in time is
-//! left out up to the end of its segment, and counted. A file begins with a segment, so with tables and a key picture,
-//! and can be played up to wherever it was cut off.
+//! They are fed as watchers are ([`super::tap::Tee`]), so nothing waits for a disk. A file begins with a segment, so with
+//! tables and a key picture, and can be played up to wherever it was cut off.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,14 +13,14 @@ use prometheus::{IntCounter, IntCounterVec};
 use serde_json::{Value, json};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::link::RecordOrder;
-
-/// Pieces that may wait for the disk: some three seconds of pictures and audio.
-const PIECES: usize = 256;
+use super::egress::{PIECES, Piece};
+use super::tap::Tee;
+use crate::link::{RecordFormat, RecordOrder};
+use crate::media::Recorder;
 
 /// Time that a folder has to take a new file.
 const OPEN: Duration = Duration::from_secs(1);
@@ -52,41 +51,10 @@ pub struct Counters {
 #[derive(Debug, Default)]
 struct Progress {
     bytes: AtomicU64,
-    lost: AtomicU64,
+    lost: Arc<AtomicU64>,
 }
 
-/// The publisher's end: takes what is sent, without waiting.
-#[derive(Debug)]
-pub struct Tap {
-    pieces: Option<mpsc::Sender<Bytes>>,
-    /// Whether the segment is whole so far.
-    whole: bool,
-    progress: Arc<Progress>,
-    lost: IntCounter,
-}
-
-impl Tap {
-    /// A segment begins.
-    pub fn begin(&mut self) {
-        self.whole = true;
-    }
-
-    /// Bytes of it.
-    pub fn bytes(&mut self, bytes: &Bytes) {
-        let Some(pieces) = self.pieces.as_ref().filter(|_| self.whole) else { return };
-        match pieces.try_send(bytes.clone()) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
-                self.whole = false;
-                self.lost.inc();
-                self.progress.lost.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(TrySendError::Closed(_)) => self.pieces = None,
-        }
-    }
-}
-
-/// A recording under way. Its task ends with the tap at the latest.
+/// A recording under way. Its task ends with its copy at the latest.
 #[derive(Debug)]
 pub struct Recording {
     name: String,
@@ -97,7 +65,7 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Makes the file and a task among `tasks` that writes it. The tap goes to the publisher.
+    /// Makes the file and a task among `tasks` that writes it. The copy goes to the encoder.
     ///
     /// # Errors
     /// [`RecordError`]: the file is there already, or its folder takes none.
@@ -105,7 +73,7 @@ impl Recording {
         order: RecordOrder,
         counters: Counters,
         tasks: &TaskTracker,
-    ) -> Result<(Self, Tap), RecordError> {
+    ) -> Result<(Self, Tee), RecordError> {
         let part = part_of(&order.file);
         if tokio::fs::try_exists(&order.file).await? {
             return Err(std::io::Error::from(std::io::ErrorKind::AlreadyExists).into());
@@ -116,7 +84,7 @@ impl Recording {
         let (sender, pieces) = mpsc::channel(PIECES);
         let progress = Arc::new(Progress::default());
         let (stop, over) = (CancellationToken::new(), CancellationToken::new());
-        let tap = Tap { pieces: Some(sender), whole: false, progress: progress.clone(), lost: counters.lost.clone() };
+        let copy = Tee::new(sender, counters.lost.clone(), progress.lost.clone());
         let recording = Self {
             name: order.name.clone(),
             began: Instant::now(),
@@ -127,7 +95,12 @@ impl Recording {
         tasks.spawn(async move {
             let _over = over.drop_guard();
             let name = order.name.clone();
-            let end = write(file, &order, pieces, &stop, (&progress, &counters.bytes)).await;
+            let into = match order.format {
+                RecordFormat::Ts => Target::Ts(file),
+                // The muxer opens the file again.
+                RecordFormat::Mp4 => Target::Mp4(Some(Recorder::fragmented(&part))),
+            };
+            let end = write(into, &order, pieces, &stop, (&progress, &counters.bytes)).await;
             let end = match end {
                 Ok(end) => tokio::fs::rename(&part, &order.file).await.map(|()| end),
                 Err(error) => Err(error),
@@ -144,7 +117,7 @@ impl Recording {
                 }
             }
         });
-        Ok((recording, tap))
+        Ok((recording, copy))
     }
 
     /// Its name.
@@ -181,11 +154,48 @@ fn part_of(file: &Path) -> PathBuf {
     name.into()
 }
 
+/// What bytes are written into.
+enum Target {
+    Ts(File),
+    /// Out of its place while it works, on a thread for what blocks.
+    Mp4(Option<Recorder>),
+}
+
+impl Target {
+    async fn write(&mut self, bytes: Bytes) -> std::io::Result<()> {
+        match self {
+            Self::Ts(file) => file.write_all(&bytes).await,
+            Self::Mp4(recorder) => {
+                let Some(mut busy) = recorder.take() else { return Ok(()) };
+                let worked = tokio::task::spawn_blocking(move || busy.push(&bytes).map(|()| busy)).await?;
+                *recorder = Some(worked.map_err(std::io::Error::other)?);
+                Ok(())
+            }
+        }
+    }
+
+    async fn finish(self, path: &Path) -> std::io::Result<()> {
+        match self {
+            Self::Ts(mut file) => {
+                file.flush().await?;
+                file.sync_all().await
+            }
+            Self::Mp4(recorder) => {
+                if let Some(recorder) = recorder {
+                    let finished = tokio::task::spawn_blocking(move || recorder.finish()).await?;
+                    finished.map_err(std::io::Error::other)?;
+                }
+                File::open(path).await?.sync_all().await
+            }
+        }
+    }
+}
+
 /// Writes what comes until it is to end. Returns why it ended.
 async fn write(
-    mut file: File,
+    mut into: Target,
     order: &RecordOrder,
-    mut pieces: mpsc::Receiver<Bytes>,
+    mut pieces: mpsc::Receiver<Piece>,
     stop: &CancellationToken,
     (progress, bytes): (&Progress, &IntCounter),
 ) -> std::io::Result<&'static str> {
@@ -208,23 +218,28 @@ async fn write(
             }
             piece = pieces.recv() => piece,
         };
-        let Some(piece) = piece else { break };
+        let piece = match piece {
+            Some(Piece::Bytes(bytes, _)) => bytes,
+            Some(Piece::Begin | Piece::End) => continue,
+            None => break,
+        };
         let written = progress.bytes.load(Ordering::Relaxed);
         if written + piece.len() as u64 > order.max_bytes {
             why = Some("size");
             break;
         }
-        file.write_all(&piece).await?;
-        progress.bytes.store(written + piece.len() as u64, Ordering::Relaxed);
-        bytes.inc_by(piece.len() as u64);
+        let length = piece.len() as u64;
+        into.write(piece).await?;
+        progress.bytes.store(written + length, Ordering::Relaxed);
+        bytes.inc_by(length);
     }
-    file.flush().await?;
-    file.sync_all().await?;
+    into.finish(&part_of(&order.file)).await?;
     Ok(why.unwrap_or("stream"))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::egress::What;
     use super::*;
 
     fn counters() -> Counters {
@@ -234,24 +249,24 @@ mod tests {
     }
 
     fn order(folder: &Path, max_bytes: u64, max_ms: u64) -> RecordOrder {
-        RecordOrder { name: "1-1".into(), file: folder.join("1-1.ts"), max_bytes, max_ms }
+        RecordOrder { name: "1-1".into(), file: folder.join("1-1.ts"), format: RecordFormat::Ts, max_bytes, max_ms }
     }
 
-    fn piece(byte: u8) -> Bytes {
-        Bytes::from(vec![byte; 188])
+    fn piece(byte: u8) -> Piece {
+        Piece::Bytes(Bytes::from(vec![byte; 188]), What::Tables)
     }
 
     #[tokio::test]
     async fn what_is_published_is_what_is_kept() {
         let (folder, tasks, counters) = (tempfile::tempdir().expect("a folder"), TaskTracker::new(), counters());
         let order = order(folder.path(), 1 << 20, 60_000);
-        let (recording, mut tap) =
+        let (recording, mut copy) =
             Recording::start(order.clone(), counters.clone(), &tasks).await.expect("a recording");
         // The rest of a segment that had begun is none of it.
-        tap.bytes(&piece(9));
-        tap.begin();
-        tap.bytes(&piece(1));
-        tap.bytes(&piece(2));
+        copy.take(&piece(9));
+        copy.take(&Piece::Begin);
+        copy.take(&piece(1));
+        copy.take(&piece(2));
         assert!(!order.file.exists() && !recording.is_over());
         recording.stop().await;
         let kept = tokio::fs::read(&order.file).await.expect("a file");
@@ -272,16 +287,16 @@ mod tests {
         {
             let (folder, tasks, counters) = (tempfile::tempdir().expect("a folder"), TaskTracker::new(), counters());
             let order = order(folder.path(), max_bytes, max_ms);
-            let (recording, mut tap) =
+            let (recording, mut copy) =
                 Recording::start(order.clone(), counters.clone(), &tasks).await.expect("a recording");
-            tap.begin();
-            tap.bytes(&piece(1));
-            tap.bytes(&piece(2));
+            copy.take(&Piece::Begin);
+            copy.take(&piece(1));
+            copy.take(&piece(2));
             if end == "time" {
                 recording.over.cancelled().await;
             }
-            tap.bytes(&piece(3));
-            drop(tap);
+            copy.take(&piece(3));
+            drop(copy);
             recording.over.cancelled().await;
             assert_eq!(counters.ended.with_label_values(&[end]).get(), 1, "{end}");
             assert_eq!(tokio::fs::metadata(&order.file).await.expect("a file").len(), kept, "{end}");
@@ -291,20 +306,22 @@ mod tests {
     #[tokio::test]
     async fn a_slow_disk_loses_the_rest_of_a_segment_and_it_is_counted() {
         let (sender, mut pieces) = mpsc::channel(2);
-        let counters = counters();
-        let progress = Arc::new(Progress::default());
-        let mut tap =
-            Tap { pieces: Some(sender), whole: false, progress: progress.clone(), lost: counters.lost.clone() };
-        tap.begin();
-        (0..5).for_each(|byte| tap.bytes(&piece(byte)));
-        assert_eq!((counters.lost.get(), progress.lost.load(Ordering::Relaxed)), (1, 1));
-        let first = |pieces: &mut mpsc::Receiver<Bytes>| pieces.try_recv().ok().map(|bytes| bytes[0]);
-        assert_eq!([first(&mut pieces), first(&mut pieces), first(&mut pieces)], [Some(0), Some(1), None]);
+        let (counters, lost) = (counters(), Arc::new(AtomicU64::new(0)));
+        let mut copy = Tee::new(sender, counters.lost.clone(), lost.clone());
+        copy.take(&Piece::Begin);
+        (0..5).for_each(|byte| copy.take(&piece(byte)));
+        assert_eq!((counters.lost.get(), lost.load(Ordering::Relaxed)), (1, 1));
+        let mut next = || match pieces.try_recv() {
+            Ok(Piece::Bytes(bytes, _)) => Some(bytes[0]),
+            Ok(_) => Some(u8::MAX),
+            Err(_) => None,
+        };
+        assert_eq!([next(), next(), next()], [Some(u8::MAX), Some(0), None]);
         // There is room again, but only a new segment can be played.
-        tap.bytes(&piece(6));
-        assert_eq!(first(&mut pieces), None);
-        tap.begin();
-        tap.bytes(&piece(7));
-        assert_eq!(first(&mut pieces), Some(7));
+        copy.take(&piece(6));
+        assert_eq!(next(), None);
+        copy.take(&Piece::Begin);
+        copy.take(&piece(7));
+        assert_eq!([next(), next()], [Some(u8::MAX), Some(7)]);
     }
 }

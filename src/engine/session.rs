@@ -26,7 +26,7 @@ use super::tap::{self, Maker};
 use super::{egress, ingest};
 use crate::frame::{FramePool, Size, Timestamp};
 use crate::health::State;
-use crate::link::{Coding, FromEngine, RecordOrder, Resume, SessionReport, StreamRequest, Tap};
+use crate::link::{Coding, FromEngine, RecordFormat, RecordOrder, Resume, SessionReport, StreamRequest, Tap};
 use crate::media::OutputConfig;
 use crate::metering::{Carry, Clock, Facts, Interval, Meter, Metrics, Since, Tracer};
 use crate::pipeline::{Checked, ParamError, Params, Pipeline};
@@ -177,14 +177,17 @@ impl Handle {
         if let Some(recording) = self.recording.as_ref().filter(|recording| !recording.is_over()) {
             return Err(format!("the stream is being recorded as {}", recording.name()));
         }
+        if order.format == RecordFormat::Mp4 && self.coding != Coding::H264 {
+            return Err("the stream is coded as VP8, which is recorded as ts alone".into());
+        }
         let metrics = &self.shared.metrics;
         let counters = Counters {
             ended: metrics.recordings.clone(),
             bytes: metrics.recording_bytes.clone(),
             lost: metrics.recording_lost.clone(),
         };
-        let (recording, tap) = Recording::start(order, counters, tasks).await.map_err(|error| error.to_string())?;
-        self.shared.tap.put(tap);
+        let (recording, copy) = Recording::start(order, counters, tasks).await.map_err(|error| error.to_string())?;
+        self.shared.file.put(copy);
         self.recording = Some(recording);
         Ok(())
     }

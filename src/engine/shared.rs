@@ -13,8 +13,8 @@ use super::data::Data;
 use super::faults::{Fault, Faults};
 use super::fresh::Fresh;
 use super::outbox::Outbox;
-use super::record;
 use super::refusal::{Refusal, Refusals};
+use super::tap;
 use crate::frame::{FramePool, PixelFormat, VideoFrame};
 use crate::link::Tap;
 use crate::metering::{Meter, Metrics, Place, Queue, Silenced};
@@ -157,8 +157,8 @@ pub struct Shared {
     pub faults: Faults,
     /// Whether the next picture is to be a key picture.
     pub key_wanted: AtomicBool,
-    /// Who gets a copy of the output from its next segment on.
-    pub tap: Latest<record::Tap>,
+    /// The recording that gets a copy of the output from its next segment on.
+    pub file: Latest<tap::Tee>,
     /// A new ceiling of the video in kbit/s; 0 for the configured one.
     pub max_kbps: Latest<u64>,
     /// What works on sound, when the model has changed.
@@ -264,7 +264,7 @@ impl Shared {
             frames_out: AtomicU64::new(0),
             faults: Faults::default(),
             key_wanted: AtomicBool::new(false),
-            tap: Latest::default(),
+            file: Latest::default(),
             max_kbps: Latest::default(),
             sound: Latest::default(),
             sound_wanted: AtomicBool::new(pipeline.takes_audio(params)),

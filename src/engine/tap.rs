@@ -1,16 +1,19 @@
-//! Further outputs of a session, for those who watch it: what is published goes to another channel as well, as it is where
-//! the pictures are coded as the watchers want them, else coded a second time.
+//! Further outputs of a session: what is put out goes to those who watch it, each by another channel, as it is where the
+//! pictures are coded as the watchers want them, else coded a second time; and to a file ([`super::record`]).
 //!
 //! | queue | size | when full |
 //! | --- | --- | --- |
-//! | encoder → tap | 256 pieces | everything up to the next segment is dropped and counted |
+//! | encoder → tap or file | 256 pieces | everything up to the next segment is dropped, and the segment counted |
 //!
 //! A tap never delays the output: what it does not take at once is lost to it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use prometheus::IntCounter;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::task::TaskTracker;
 
 use super::egress::{PIECES, Piece, What};
@@ -54,18 +57,15 @@ pub struct Taps {
     same: Vec<One>,
     /// Coded a second time, for all of the other coding together.
     second: Option<(Output, Second)>,
+    /// The recording.
+    file: Option<Tee>,
     streams: Option<Streams>,
 }
 
-/// One tap.
+/// One tap of a watcher.
 struct One {
     url: String,
-    pieces: mpsc::Sender<Piece>,
-    /// Its first segment has begun.
-    begun: bool,
-    /// Nothing is of use until the next segment.
-    lost: bool,
-    dropped: IntCounter,
+    copy: Tee,
 }
 
 impl One {
@@ -73,23 +73,42 @@ impl One {
         let (pieces, taken) = mpsc::channel(PIECES);
         let dropped = make.dropped.clone();
         make.tasks.spawn_on(publish(make.client.clone(), url.clone(), taken, dropped.clone()), &make.runtime);
-        Self { url, pieces, begun: false, lost: false, dropped }
+        Self { url, copy: Tee::new(pieces, dropped, Arc::default()) }
+    }
+}
+
+/// Hands an output on without ever waiting, from its next segment on: what is not taken at once is left out up to the end of
+/// its segment, and the segment is counted.
+#[derive(Debug)]
+pub struct Tee {
+    pieces: mpsc::Sender<Piece>,
+    /// Its first segment has begun.
+    begun: bool,
+    /// Nothing is of use until the next segment.
+    lost: bool,
+    dropped: IntCounter,
+    lost_segments: Arc<AtomicU64>,
+}
+
+impl Tee {
+    /// Segments that are not whole are counted in both.
+    pub fn new(pieces: mpsc::Sender<Piece>, dropped: IntCounter, lost_segments: Arc<AtomicU64>) -> Self {
+        Self { pieces, begun: false, lost: false, dropped, lost_segments }
     }
 
-    fn take(&mut self, piece: &Piece) {
-        let piece = match piece {
-            Piece::Begin => {
-                (self.begun, self.lost) = (true, false);
-                Piece::Begin
-            }
-            // Whatever comes before the first segment is nobody's loss.
-            _ if !self.begun => return,
-            Piece::Bytes(bytes, what) => Piece::Bytes(bytes.clone(), *what),
-            Piece::End => Piece::End,
-        };
-        if self.lost || self.pieces.try_send(piece).is_err() {
+    /// The next piece.
+    pub fn take(&mut self, piece: &Piece) {
+        if let Piece::Begin = piece {
+            (self.begun, self.lost) = (true, false);
+        }
+        // Whatever comes before the first segment is nobody's loss.
+        if !self.begun || self.lost {
+            return;
+        }
+        if let Err(TrySendError::Full(_)) = self.pieces.try_send(piece.clone()) {
             self.lost = true;
             self.dropped.inc();
+            self.lost_segments.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -99,7 +118,7 @@ struct Second(Vec<One>);
 
 impl Second {
     fn all(&mut self, piece: Piece) {
-        self.0.iter_mut().for_each(|tap| tap.take(&piece));
+        self.0.iter_mut().for_each(|tap| tap.copy.take(&piece));
     }
 }
 
@@ -120,7 +139,7 @@ impl SegmentSink for Second {
 impl Taps {
     /// No taps yet.
     pub fn new(make: Maker) -> Self {
-        Self { make, same: Vec::new(), second: None, streams: None }
+        Self { make, same: Vec::new(), second: None, file: None, streams: None }
     }
 
     /// These are the taps from now on. Those that stay are not disturbed; new ones begin with a key picture.
@@ -150,6 +169,11 @@ impl Taps {
         Ok(())
     }
 
+    /// A recording gets what the output gets, in the place of the one before.
+    pub fn keep(&mut self, file: Tee) {
+        self.file = Some(file);
+    }
+
     /// Closes the second coding, which failed.
     pub fn drop_second(&mut self) {
         self.second = None;
@@ -165,7 +189,7 @@ impl Taps {
 
     /// A piece of the session's output.
     pub fn piece(&mut self, piece: &Piece) {
-        self.same.iter_mut().for_each(|tap| tap.take(piece));
+        self.same.iter_mut().map(|tap| &mut tap.copy).chain(&mut self.file).for_each(|copy| copy.take(piece));
     }
 
     /// A picture that the session's output got.

@@ -162,14 +162,41 @@ pub struct Imaged {
     pub model_ms: f64,
 }
 
+/// What a recording's file is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordFormat {
+    /// An MPEG transport stream, byte for byte as it is put out.
+    #[default]
+    Ts,
+    /// The same pictures and sound as fragmented MP4. Takes H.264.
+    Mp4,
+}
+
+impl RecordFormat {
+    /// Every format.
+    pub const ALL: [Self; 2] = [Self::Ts, Self::Mp4];
+
+    /// How its files' names end.
+    pub fn ending(self) -> &'static str {
+        match self {
+            Self::Ts => "ts",
+            Self::Mp4 => "mp4",
+        }
+    }
+}
+
 /// A recording that is to begin.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecordOrder {
     /// Its name, for [`ToEngine::Recordings`].
     pub name: String,
-    /// The file, an MPEG transport stream; it is `FILE.part` until it is whole.
+    /// The file; it is `FILE.part` until it is whole.
     pub file: std::path::PathBuf,
-    /// Bytes after which it ends.
+    /// What it is.
+    #[serde(default)]
+    pub format: RecordFormat,
+    /// Bytes of output after which it ends.
     pub max_bytes: u64,
     /// Milliseconds after which it ends.
     pub max_ms: u64,

@@ -240,7 +240,10 @@ impl Metrics {
             updates,
             errors,
             events_lost: counter("weir_events_lost_total", "Events that could not be sent.")?,
-            tap_dropped: counter("weir_taps_dropped_total", "Pieces of output that watchers' taps did not take.")?,
+            tap_dropped: counter(
+                "weir_taps_dropped_total",
+                "Segments of output that watchers' taps did not take whole.",
+            )?,
             recordings,
             recording_bytes: counter("weir_recording_bytes_total", "Bytes of recordings.")?,
             recording_lost: counter("weir_recording_lost_segments_total", "Segments not whole in their recording.")?,

@@ -1,7 +1,8 @@
 //! Recordings of streams: what the folder of the setting holds, and how much of it may be used.
 //!
 //! The engine writes; here is only told what to and what there is. A name is two numbers, when a recording began in Unix
-//! milliseconds and the session's, and a file's name is made of those numbers: no text of a request is ever part of one.
+//! milliseconds and the session's, and a file's name is made of those numbers and its format: no text of a request is ever
+//! part of one.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::RecordConfig;
 use super::hub::{Hub, HubError, unix_ms};
-use crate::link::{Outcome, RecordOrder};
+use crate::link::{Outcome, RecordFormat, RecordOrder};
 
 /// Files that are told of, the newest first.
 const MOST: usize = 1000;
@@ -78,12 +79,12 @@ impl Name {
         (name.to_string() == text).then_some(name)
     }
 
-    fn file(self, folder: &Path) -> PathBuf {
-        folder.join(format!("{self}.ts"))
+    fn file(self, folder: &Path, format: RecordFormat) -> PathBuf {
+        folder.join(format!("{self}.{}", format.ending()))
     }
 
-    fn part(self, folder: &Path) -> PathBuf {
-        folder.join(format!("{self}.ts.part"))
+    fn part(self, folder: &Path, format: RecordFormat) -> PathBuf {
+        folder.join(format!("{self}.{}.part", format.ending()))
     }
 }
 
@@ -106,6 +107,8 @@ pub(in crate::supervisor) struct Recorded {
     pub id: String,
     /// Unix milliseconds at which it began.
     pub began_ms: u64,
+    /// What its file is.
+    pub format: RecordFormat,
     /// How it is.
     pub state: Stage,
     /// Bytes of its file.
@@ -118,8 +121,19 @@ pub(in crate::supervisor) struct Recorded {
     pub lost_segments: Option<u64>,
 }
 
+/// A file of a folder: its name, what it is, whether it is whole, and its bytes.
+type Found = (Name, RecordFormat, bool, u64);
+
+/// Reads the name of a file.
+fn read(name: &str) -> Option<(Name, RecordFormat, bool)> {
+    let (name, whole) = name.strip_suffix(".part").map_or((name, true), |name| (name, false));
+    let (stem, ending) = name.split_once('.')?;
+    let format = RecordFormat::ALL.into_iter().find(|format| format.ending() == ending)?;
+    Some((Name::read(stem)?, format, whole))
+}
+
 /// What a folder holds, the newest first.
-async fn look(folder: &Path) -> std::io::Result<Vec<(Name, bool, u64)>> {
+async fn look(folder: &Path) -> std::io::Result<Vec<Found>> {
     let mut entries = match tokio::fs::read_dir(folder).await {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -128,32 +142,25 @@ async fn look(folder: &Path) -> std::io::Result<Vec<(Name, bool, u64)>> {
     let mut found = Vec::new();
     while let Some(entry) = entries.next_entry().await? {
         let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        let (stem, whole) = match name.strip_suffix(".ts.part") {
-            Some(stem) => (stem, false),
-            None => match name.strip_suffix(".ts") {
-                Some(stem) => (stem, true),
-                None => continue,
-            },
-        };
-        let Some(name) = Name::read(stem) else { continue };
+        let Some((name, format, whole)) = name.to_str().and_then(read) else { continue };
         // One that was just removed or renamed is told of the next time.
         if let Ok(meta) = entry.metadata().await
             && meta.is_file()
         {
-            found.push((name, whole, meta.len()));
+            found.push((name, format, whole, meta.len()));
         }
     }
     found.sort_by_key(|one| std::cmp::Reverse(one.0));
     Ok(found)
 }
 
-fn told(found: Vec<(Name, bool, u64)>, under_way: &Map<String, Value>) -> Vec<Recorded> {
-    let one = |(name, whole, bytes): (Name, bool, u64)| {
+fn told(found: Vec<Found>, under_way: &Map<String, Value>) -> Vec<Recorded> {
+    let one = |(name, format, whole, bytes): Found| {
         let id = name.to_string();
         let live = under_way.get(&id).filter(|_| !whole);
         Recorded {
             began_ms: name.began_ms,
+            format,
             state: match (whole, live) {
                 (true, _) => Stage::Whole,
                 (false, Some(_)) => Stage::Recording,
@@ -190,11 +197,15 @@ pub(in crate::supervisor) async fn list(hub: &Hub) -> Result<Vec<Recorded>, Reco
     Ok(told(look(folder).await.map_err(folder_error)?, &under_way))
 }
 
-/// Begins to record the stream called `stream`, or the only one.
+/// Begins to record the stream called `stream`, or the only one, as `format`.
 ///
 /// # Errors
 /// [`RecordingError`].
-pub(in crate::supervisor) async fn start(hub: &Hub, stream: Option<&str>) -> Result<Name, RecordingError> {
+pub(in crate::supervisor) async fn start(
+    hub: &Hub,
+    stream: Option<&str>,
+    format: RecordFormat,
+) -> Result<Name, RecordingError> {
     let config = &hub.config.record;
     let folder = folder(config)?;
     let session = {
@@ -215,8 +226,8 @@ pub(in crate::supervisor) async fn start(hub: &Hub, stream: Option<&str>) -> Res
         return Err(RecordingError::Full { used, most, each });
     }
     let name = Name { began_ms: unix_ms(), session };
-    let file = std::path::absolute(name.file(folder)).map_err(folder_error)?;
-    let order = RecordOrder { name: name.to_string(), file, max_bytes: each, max_ms: config.max_time_ms };
+    let file = std::path::absolute(name.file(folder, format)).map_err(folder_error)?;
+    let order = RecordOrder { name: name.to_string(), file, format, max_bytes: each, max_ms: config.max_time_ms };
     match hub.record(session, Some(order)).await {
         Ok(()) => Ok(name),
         Err(HubError::Engine(Outcome::NotFound)) => Err(RecordingError::NoStream),
@@ -244,21 +255,30 @@ async fn one(hub: &Hub, name: Name) -> Result<Recorded, RecordingError> {
     list(hub).await?.into_iter().find(|one| one.id == id).ok_or(RecordingError::Missing)
 }
 
-/// The file of a recording that is not written any more, and its length in bytes.
-///
-/// # Errors
-/// [`RecordingError`].
-pub(in crate::supervisor) async fn open(hub: &Hub, name: Name) -> Result<(tokio::fs::File, u64), RecordingError> {
+/// Where a recording that is not written any more lies.
+async fn path(hub: &Hub, name: Name) -> Result<(PathBuf, RecordFormat), RecordingError> {
     let found = one(hub, name).await?;
     let folder = folder(&hub.config.record)?;
     let path = match found.state {
         Stage::Recording => return Err(RecordingError::UnderWay),
-        Stage::Whole => name.file(folder),
-        Stage::CutOff => name.part(folder),
+        Stage::Whole => name.file(folder, found.format),
+        Stage::CutOff => name.part(folder, found.format),
     };
+    Ok((path, found.format))
+}
+
+/// The file of a recording that is not written any more, what it is, and its length in bytes.
+///
+/// # Errors
+/// [`RecordingError`].
+pub(in crate::supervisor) async fn open(
+    hub: &Hub,
+    name: Name,
+) -> Result<(tokio::fs::File, RecordFormat, u64), RecordingError> {
+    let (path, format) = path(hub, name).await?;
     let file = tokio::fs::File::open(path).await.map_err(folder_error)?;
     let bytes = file.metadata().await.map_err(folder_error)?.len();
-    Ok((file, bytes))
+    Ok((file, format, bytes))
 }
 
 /// Deletes a recording that is not written any more.
@@ -266,13 +286,7 @@ pub(in crate::supervisor) async fn open(hub: &Hub, name: Name) -> Result<(tokio:
 /// # Errors
 /// [`RecordingError`].
 pub(in crate::supervisor) async fn delete(hub: &Hub, name: Name) -> Result<(), RecordingError> {
-    let found = one(hub, name).await?;
-    let folder = folder(&hub.config.record)?;
-    let path = match found.state {
-        Stage::Recording => return Err(RecordingError::UnderWay),
-        Stage::Whole => name.file(folder),
-        Stage::CutOff => name.part(folder),
-    };
+    let (path, _) = path(hub, name).await?;
     tokio::fs::remove_file(path).await.map_err(folder_error)
 }
 
@@ -286,7 +300,7 @@ mod tests {
     #[test]
     fn a_name_is_two_numbers_and_nothing_else() {
         let name = Name::read("1795256254123-7").expect("a name");
-        assert_eq!(name.file(Path::new("/r")), Path::new("/r/1795256254123-7.ts"));
+        assert_eq!(name.file(Path::new("/r"), RecordFormat::Ts), Path::new("/r/1795256254123-7.ts"));
         for text in
             ["", "-", "1-", "-1", "+1-2", "01-2", "1-2-3", "1-2.ts", "../1-2", "1-2/..", "1-2\0", "%2e%2e", "1 -2"]
         {
@@ -298,7 +312,7 @@ mod tests {
         #[test]
         fn no_text_leaves_the_folder(text in any::<String>()) {
             if let Some(name) = Name::read(&text) {
-                let path = name.file(Path::new("/r"));
+                let path = name.file(Path::new("/r"), RecordFormat::Mp4);
                 prop_assert!(path.parent() == Some(Path::new("/r")));
             }
         }
@@ -307,19 +321,34 @@ mod tests {
     #[tokio::test]
     async fn a_folder_is_told_by_what_is_in_it() {
         let folder = tempfile::tempdir().expect("a folder");
-        for (name, bytes) in
-            [("30-1.ts", 5), ("40-2.ts.part", 7), ("50-2.ts.part", 9), ("x.ts", 1), ("60-1.mp4", 1), ("note", 1)]
-        {
+        for (name, bytes) in [
+            ("30-1.ts", 5),
+            ("40-2.ts.part", 7),
+            ("50-2.ts.part", 9),
+            ("x.ts", 1),
+            ("20-1.mp4", 4),
+            ("60-1.mkv", 1),
+            ("note", 1),
+        ] {
             std::fs::write(folder.path().join(name), vec![0; bytes]).expect("written");
         }
         std::fs::create_dir(folder.path().join("70-1.ts")).expect("made");
         let under_way = json!({"50-2": {"bytes": 3, "seconds": 1.5, "lost_segments": 2}, "30-1": {}});
         let found = told(look(folder.path()).await.expect("read"), under_way.as_object().expect("an object"));
         let short: Vec<_> = found.iter().map(|one| (one.id.as_str(), one.state, one.bytes)).collect();
-        assert_eq!(short, [("50-2", Stage::Recording, 9), ("40-2", Stage::CutOff, 7), ("30-1", Stage::Whole, 5)]);
+        assert_eq!(
+            short,
+            [
+                ("50-2", Stage::Recording, 9),
+                ("40-2", Stage::CutOff, 7),
+                ("30-1", Stage::Whole, 5),
+                ("20-1", Stage::Whole, 4)
+            ]
+        );
+        assert_eq!(found[3].format, RecordFormat::Mp4);
         assert_eq!((found[0].seconds, found[0].lost_segments), (Some(1.5), Some(2)));
         // What is under way may still come to its largest.
-        assert_eq!((used(&found, 100), used(&found, 1)), (112, 21));
+        assert_eq!((used(&found, 100), used(&found, 1)), (116, 25));
         assert!(look(&folder.path().join("none")).await.expect("nothing").is_empty());
     }
 }

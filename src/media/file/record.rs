@@ -13,6 +13,8 @@ use crate::media::{Damage, MediaError};
 
 /// How long a stream that the tables list is waited for, in ticks of the other one's time.
 const PATIENCE: i64 = 3 * Timestamp::HZ;
+/// Of FFmpeg's MP4: a fragment a key picture, tables at the beginning, and nothing that has to be written afterwards.
+const FRAGMENTS: [(&str, &str); 1] = [("movflags", "+frag_keyframe+empty_moov+default_base_moof")];
 /// Bytes kept until the file can begin.
 const MAX_HELD: usize = 64 << 20;
 
@@ -20,6 +22,7 @@ const MAX_HELD: usize = 64 << 20;
 /// once every listed stream has shown itself. Jumps of the time line are closed up.
 pub struct Recorder {
     path: PathBuf,
+    fragmented: bool,
     demux: Demuxer,
     track: Track,
 }
@@ -52,7 +55,14 @@ struct Track {
 impl Recorder {
     /// The file is created when the stream is known.
     pub fn create(path: &Path) -> Self {
-        Self { path: path.into(), demux: Demuxer::new(DemuxConfig::default()), track: Track::default() }
+        let demux = Demuxer::new(DemuxConfig::default());
+        Self { path: path.into(), fragmented: false, demux, track: Track::default() }
+    }
+
+    /// MP4 whatever the name's ending, a fragment from each key picture to the next, so that a file that is cut off can be
+    /// played up to there.
+    pub fn fragmented(path: &Path) -> Self {
+        Self { fragmented: true, ..Self::create(path) }
     }
 
     /// Takes the next bytes of the stream.
@@ -61,7 +71,7 @@ impl Recorder {
     /// The file cannot be created or written.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), MediaError> {
         self.demux.push(bytes, &mut self.track);
-        self.track.flush(&self.path, false)
+        self.track.flush((&self.path, self.fragmented), false)
     }
 
     /// Packets written so far.
@@ -75,7 +85,7 @@ impl Recorder {
     /// The file cannot be written, or there was nothing to write.
     pub fn finish(mut self) -> Result<(), MediaError> {
         self.demux.segment_end(&mut self.track);
-        self.track.flush(&self.path, true)?;
+        self.track.flush((&self.path, self.fragmented), true)?;
         let path = self.path.to_string_lossy().into_owned();
         match &mut self.track.writer {
             Some(writer) => writer.finish().map_err(|e| file_error(&path, e)),
@@ -153,7 +163,7 @@ impl Track {
         !self.held.is_empty() && (all || last || span > PATIENCE || self.held_bytes > MAX_HELD)
     }
 
-    fn flush(&mut self, path: &Path, last: bool) -> Result<(), MediaError> {
+    fn flush(&mut self, (path, fragmented): (&Path, bool), last: bool) -> Result<(), MediaError> {
         let error = |e| file_error(&path.to_string_lossy(), e);
         if self.writer.is_none() {
             if !self.ready(last) {
@@ -171,7 +181,12 @@ impl Track {
                 channels: *channels,
                 extradata: head,
             });
-            self.writer = Some(create(&path.to_string_lossy(), video.as_ref(), audio.as_ref()).map_err(error)?);
+            let name = path.to_string_lossy();
+            let writer = match fragmented {
+                true => Writer::create(&name, Some("mp4"), video.as_ref(), audio.as_ref(), &FRAGMENTS),
+                false => create(&name, video.as_ref(), audio.as_ref()),
+            };
+            self.writer = Some(writer.map_err(error)?);
             // The file's time begins with its first packet.
             let first = self.held.iter().map(|h| h.dts).min().unwrap_or(0);
             self.offset -= first;

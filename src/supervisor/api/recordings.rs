@@ -12,6 +12,7 @@ use tokio_util::io::ReaderStream;
 
 use super::error::{ApiError, HTTPError};
 use super::{auth, body, local};
+use crate::link::RecordFormat;
 use crate::supervisor::hub::Hub;
 use crate::supervisor::recordings::{self, Name, RecordingError};
 
@@ -34,7 +35,7 @@ fn named(id: &str) -> Result<Name, ApiError> {
 #[utoipa::path(
     get, path = "/recordings", operation_id = "recordings",
     responses(
-        (status = 200, description = "`enabled`, `max_bytes`, `max_seconds`, and `recordings` with `id`, `began_ms`, `state` (`recording`, `whole`, `cut_off`) and `bytes`.", body = Object),
+        (status = 200, description = "`enabled`, `max_bytes`, `max_seconds`, and `recordings` with `id`, `began_ms`, `format` (`ts`, `mp4`), `state` (`recording`, `whole`, `cut_off`) and `bytes`.", body = Object),
         (status = 401, description = "The token is missing or wrong.", body = HTTPError),
         (status = 500, description = "The folder cannot be read.", body = HTTPError),
     ),
@@ -58,7 +59,7 @@ pub(super) async fn list(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Res
 /// Begins to record a stream, from the next segment of its output on.
 #[utoipa::path(
     post, path = "/recordings", operation_id = "recordingStart",
-    request_body(content = Object, description = "`{\"stream\": \"NAME\"}`, or `{}` for the only stream."),
+    request_body(content = Object, description = "`{\"stream\": \"NAME\", \"format\": \"mp4\"}`; without a name the only stream, without a format `ts`."),
     responses(
         (status = 201, description = "`{\"id\"}`", body = Object),
         (status = 400, description = "The body is wrong.", body = HTTPError),
@@ -72,15 +73,19 @@ pub(super) async fn list(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Res
 )]
 pub(super) async fn start(State(hub): State<Arc<Hub>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let bytes = local::declared(&hub, &headers, body).await?;
-    let stream = match body::json(&bytes)? {
-        Value::Object(mut fields) => match fields.remove("stream") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(name)) => Some(name),
-            Some(_) => return Err(ApiError::Body("stream: a string is expected")),
-        },
-        _ => return Err(ApiError::Body("a JSON object is expected")),
+    let Value::Object(mut fields) = body::json(&bytes)? else {
+        return Err(ApiError::Body("a JSON object is expected"));
     };
-    let name = recordings::start(&hub, stream.as_deref()).await?;
+    let stream = match fields.remove("stream") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(name)) => Some(name),
+        Some(_) => return Err(ApiError::Body("stream: a string is expected")),
+    };
+    let format = match fields.remove("format") {
+        None | Some(Value::Null) => RecordFormat::default(),
+        Some(format) => serde_json::from_value(format).map_err(|_| ApiError::Body("format: ts or mp4 is expected"))?,
+    };
+    let name = recordings::start(&hub, stream.as_deref(), format).await?;
     Ok((StatusCode::CREATED, Json(json!({ "id": name.to_string() }))).into_response())
 }
 
@@ -107,12 +112,12 @@ pub(super) async fn stop(
     Ok(Json(recordings::stop(&hub, named(&id)?).await?).into_response())
 }
 
-/// A recording as a file: an MPEG transport stream.
+/// A recording as a file: an MPEG transport stream, or fragmented MP4.
 #[utoipa::path(
     get, path = "/recordings/{id}", operation_id = "recordingGet",
     params(("id" = String, Path, description = "As `/recordings` tells it.")),
     responses(
-        (status = 200, description = "The file.", content_type = "video/mp2t"),
+        (status = 200, description = "The file.", content(("video/mp2t"), ("video/mp4"))),
         (status = 401, description = "The token is missing or wrong.", body = HTTPError),
         (status = 403, description = "Recordings are off.", body = HTTPError),
         (status = 404, description = "No such recording.", body = HTTPError),
@@ -127,11 +132,15 @@ pub(super) async fn get(
 ) -> Result<Response, ApiError> {
     auth::check(&headers, &hub.config.auth_token)?;
     let name = named(&id)?;
-    let (file, bytes) = recordings::open(&hub, name).await?;
+    let (file, format, bytes) = recordings::open(&hub, name).await?;
+    let kind = match format {
+        RecordFormat::Ts => "video/mp2t",
+        RecordFormat::Mp4 => "video/mp4",
+    };
     let headers = [
-        (header::CONTENT_TYPE, "video/mp2t".to_owned()),
+        (header::CONTENT_TYPE, kind.to_owned()),
         (header::CONTENT_LENGTH, bytes.to_string()),
-        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"weir-{name}.ts\"")),
+        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"weir-{name}.{}\"", format.ending())),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
     Ok((headers, Body::from_stream(ReaderStream::new(file))).into_response())

@@ -75,7 +75,8 @@ async function view(stream) {
   const video = element("video", { autoplay: "", playsinline: "", "aria-label": "Result" });
   const note = element("p", { role: "status" });
   video.muted = true;
-  document.body.replaceChildren(video, note);
+  const heading = element("h1", { class: "hidden" }, stream ? `Result of ${stream}` : "Result");
+  document.body.replaceChildren(element("main", {}, heading, video, note));
   for (;;) {
     try {
       await watch(stream, video, (text) => { note.textContent = text; });
@@ -447,7 +448,7 @@ async function start() {
   const base = new URL("whep", document.baseURI);
   $("whep-link").value = `${base}/${mine.name}`;
   $("view-link").value = `${new URL("app", document.baseURI)}?view=whep&stream=${mine.name}`;
-  $("links").hidden = false;
+  $("links").hidden = $("figures").hidden = false;
   $("record").disabled = false;
   $("load").disabled = true;
   $("start").disabled = true;
@@ -583,7 +584,7 @@ async function record() {
       recording = null;
       say("record-note", "The recording is whole.", "good");
     } else {
-      const response = await call("recordings", { ...json, body: JSON.stringify({ stream: live?.name }) });
+      const response = await call("recordings", { ...json, body: JSON.stringify({ stream: live?.name, format: $("record-format").value }) });
       recording = (await response.json()).id;
       say("record-note", "Recording from the next key picture on.");
     }
@@ -595,8 +596,8 @@ async function record() {
   await recordings();
 }
 
-async function download(id) {
-  const link = element("a", { download: `weir-${id}.ts` });
+async function download(id, format) {
+  const link = element("a", { download: `weir-${id}.${format}` });
   link.href = URL.createObjectURL(await (await call(`recordings/${id}`)).blob());
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
@@ -612,7 +613,7 @@ async function recordings() {
     pressed();
   }
   const words = { recording: "being written", whole: "", cut_off: "cut off" };
-  $("record-list").replaceChildren(...all.map(({ id, began_ms, state, bytes }) => {
+  $("record-list").replaceChildren(...all.map(({ id, format, began_ms, state, bytes }) => {
     const when = new Date(began_ms).toLocaleString();
     const button = (word, act) => {
       const made = element("button", { type: "button", "aria-label": `${word} the recording of ${when}` }, word);
@@ -622,7 +623,7 @@ async function recordings() {
     };
     const drop = async () => { await call(`recordings/${id}`, { method: "DELETE" }); await recordings(); };
     const text = [when, `${(bytes / 1e6).toFixed(1)} MB`, words[state]].filter(Boolean).join(", ");
-    return element("li", { "data-id": id }, element("span", {}, text), button("Download", () => download(id)), button("Delete", drop));
+    return element("li", { "data-id": id }, element("span", {}, text), button("Download", () => download(id, format)), button("Delete", drop));
   }));
 }
 
