@@ -162,16 +162,17 @@ impl Trace {
                         hash(graph),
                         hash(params),
                     );
-                    // Several frames may be here at a time, of several sessions: pairs that are told apart by their id.
+                    // Several frames may be here at a time, of several sessions: pairs that are told apart by their id, which
+                    // counts within the process, so that tracks stand below it.
                     let id = format!("{session}.{seq}.{name}");
                     let (begin, end) = (us(from), us(to).max(us(from)));
                     let _ = write!(
                         text,
-                        ",\n{{\"ph\":\"b\",\"pid\":{pid},\"tid\":{track},\"ts\":{begin:.3},\"id\":\"{id}\",\"cat\":\"{name}\",\"name\":\"{name}\",\"args\":{args}}}"
+                        ",\n{{\"ph\":\"b\",\"pid\":{pid},\"tid\":{track},\"ts\":{begin:.3},\"id2\":{{\"local\":\"{id}\"}},\"cat\":\"{name}\",\"name\":\"{name}\",\"args\":{args}}}"
                     );
                     let _ = write!(
                         text,
-                        ",\n{{\"ph\":\"e\",\"pid\":{pid},\"tid\":{track},\"ts\":{end:.3},\"id\":\"{id}\",\"cat\":\"{name}\",\"name\":\"{name}\"}}"
+                        ",\n{{\"ph\":\"e\",\"pid\":{pid},\"tid\":{track},\"ts\":{end:.3},\"id2\":{{\"local\":\"{id}\"}},\"cat\":\"{name}\",\"name\":\"{name}\"}}"
                     );
                 }
             }
@@ -264,12 +265,12 @@ mod tests {
             match phase.as_str() {
                 // Pairs are found by category and id.
                 "b" => {
-                    let key = (text(event, "cat"), text(event, "id").expect("an id"));
+                    let key = (text(event, "cat"), text(&event["id2"], "local").expect("an id"));
                     assert!(key.0.is_some() && event["args"].is_object(), "{event}");
                     assert!(open.insert(key, at).is_none(), "two beginnings of one id: {event}");
                 }
                 "e" => {
-                    let begin = open.remove(&(text(event, "cat"), text(event, "id").expect("an id")));
+                    let begin = open.remove(&(text(event, "cat"), text(&event["id2"], "local").expect("an id")));
                     assert!(begin.is_some_and(|begin| begin <= at), "an end without its beginning: {event}");
                 }
                 "i" => assert!(["g", "p", "t"].map(Some).contains(&event["s"].as_str()), "{event}"),

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 use procfs::ProcError;
 use procfs::process::Process;
 use serde::Serialize;
@@ -80,9 +82,11 @@ pub fn children_with(root: u32, word: &str) -> Result<Vec<u32>, ProcError> {
     Ok(children.filter(has).map(|process| process.pid.unsigned_abs()).collect())
 }
 
+/// CPU time of all threads that a process has and had, by its own clock, in nanoseconds: what `/proc/PID/stat` tells is cut
+/// to hundredths of a second.
 fn cpu_of(process: &Process) -> Option<Duration> {
-    let stat = process.stat().ok()?;
-    Some(Duration::from_secs_f64((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64))
+    let clock = clock_getcpuclockid(Pid::from_raw(process.pid)).ok()?;
+    Some(clock.now().ok()?.into())
 }
 
 fn memory_of(process: &Process) -> Option<(u64, u64)> {
