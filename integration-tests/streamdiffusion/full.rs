@@ -40,6 +40,7 @@ fn config(family: &str, steps: u64, precision: DType, controls: usize) -> Stream
         unet: UnetConfig::from_json(&full::unet(family)).expect("config"),
         vae: Vae::Tiny(TaesdConfig::from_json(&json!({})).expect("config")),
         controls: vec![control; controls],
+        image_tokens: 0,
         float_image: false,
     }
 }
@@ -51,7 +52,7 @@ fn full_size(family: &str, precision: DType, parameters: u64, frame: bool) {
     let began = Instant::now();
     let mut unet = Random::create(&root.path().join("stream-0.weights")).expect("file");
     let mut vae = Random::create(&root.path().join("stream-1.weights")).expect("file");
-    let sources = Sources { unet: &mut unet, vae: &mut vae, controls: Vec::new(), depth: None };
+    let sources = Sources { unet: &mut unet, vae: &mut vae, controls: Vec::new(), depth: None, adapter: None };
     let model = stream::build(&config, sources).unwrap_or_else(|error| panic!("{error}"));
     let path = root.path().join("stream.onnx");
     model.write(&path).expect("model");
@@ -143,7 +144,7 @@ fn counted(family: &str, steps: u64, precision: DType, controls: usize) -> (Mode
     let (mut unet, mut vae) = (Counted::default(), Counted::default());
     let mut nets: Vec<Counted> = (0..controls).map(|_| Counted::default()).collect();
     let controls = nets.iter_mut().map(|source| source as &mut dyn Source).collect();
-    let sources = Sources { unet: &mut unet, vae: &mut vae, controls, depth: None };
+    let sources = Sources { unet: &mut unet, vae: &mut vae, controls, depth: None, adapter: None };
     let model = stream::build(&config, sources).unwrap_or_else(|error| panic!("{error}"));
     (model, unet.count)
 }

@@ -34,6 +34,7 @@ fn stream_config(family: &str, steps: u64, guidance: Guidance) -> StreamConfig {
         unet: UnetConfig::from_json(&config(&format!("unet-{family}"))).expect("config"),
         vae: Vae::Tiny(TaesdConfig::from_json(&config("taesd")).expect("config")),
         controls: Vec::new(),
+        image_tokens: 0,
         float_image: true,
     }
 }
@@ -45,7 +46,7 @@ fn stream(family: &str, config: &StreamConfig) -> Stream {
         (0..config.controls.len()).map(|j| weights(&format!("controlnet-{family}-{j}"))).collect();
     let controls = controls.iter_mut().map(|source| source as &mut dyn Source).collect();
     let mut depth = Synthetic::new("depth-1", 1.0);
-    let sources = Sources { unet: &mut unet, vae: &mut vae, controls, depth: Some(&mut depth) };
+    let sources = Sources { unet: &mut unet, vae: &mut vae, controls, depth: Some(&mut depth), adapter: None };
     let model = stream::build(config, sources);
     let model = model.unwrap_or_else(|error| panic!("{error}"));
     Stream { graph: Graph::new(&model), config: config.clone() }

@@ -11,6 +11,7 @@ pub mod depth;
 mod fields;
 pub mod full;
 pub mod hint;
+pub mod ip_adapter;
 pub mod kl;
 mod net;
 pub mod noise;
@@ -23,6 +24,7 @@ pub mod tflite;
 pub mod tiny;
 pub mod tokenizer;
 pub mod unet;
+pub mod vision;
 pub mod weights;
 
 pub use net::{Net, Shared};

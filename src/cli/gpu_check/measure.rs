@@ -109,6 +109,7 @@ impl Bench<'_> {
             unet: UnetConfig::from_json(&unet)?,
             vae: Vae::Tiny(TaesdConfig::from_json(&vae)?),
             controls: vec![control; case.controls as usize],
+            image_tokens: 0,
             float_image: false,
         })
     }
@@ -126,14 +127,14 @@ impl Bench<'_> {
             let mut controls = vec![tiny::weights("controlnet-sd15-0")?; config.controls.len()];
             let [unet, vae] = &mut all;
             let controls = controls.iter_mut().map(|source| source as &mut dyn Source).collect();
-            return build(Sources { unet, vae, controls, depth: None });
+            return build(Sources { unet, vae, controls, depth: None, adapter: None });
         }
         let file = |part: usize| Random::create(&self.work.join(format!("{name}-{part}.weights")));
         let (mut unet, mut vae) = (file(0)?, file(1)?);
         let mut controls = (0..config.controls.len()).map(|j| file(2 + j)).collect::<Result<Vec<_>, _>>()?;
         let model = {
             let controls = controls.iter_mut().map(|source| source as &mut dyn Source).collect();
-            build(Sources { unet: &mut unet, vae: &mut vae, controls, depth: None })?
+            build(Sources { unet: &mut unet, vae: &mut vae, controls, depth: None, adapter: None })?
         };
         for source in [unet, vae].into_iter().chain(controls) {
             source.finish()?;

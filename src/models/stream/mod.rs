@@ -25,6 +25,7 @@
 //! | `vae_noise` | f32 (F, 4, h, w) | standard noise of the KL encoder; only with [`Vae::Kl`] |
 //! | `cond_j`, `cn_scale_j` | u8 (F, H, W, C), f32 (1) | of ControlNet j; no `cond_j` where [`Hint`] makes it of the frame |
 //! | `text_embeds`, `time_ids` | f32 (R, P), f32 (R, 6) | only for SDXL |
+//! | `image_tokens`, `ipadapter_scale` | f32 (R, T, D), f32 (R, L) | a picture beside the prompt and its scale in each of the UNet's L layers, in the order of [`ip_adapter::Layers`]; only with an IP-Adapter |
 //!
 //! # Outputs
 //!
@@ -37,6 +38,7 @@ mod stages;
 
 use super::controlnet::{self, ControlNetConfig};
 use super::hint::{self, Hint};
+use super::ip_adapter;
 use super::kl::{self, KlConfig};
 use super::taesd::{self, TaesdConfig};
 use super::unet::{self, Added, Question, UnetConfig};
@@ -111,6 +113,8 @@ pub struct StreamConfig {
     pub vae: Vae,
     /// The ControlNets.
     pub controls: Vec<ControlNetConfig>,
+    /// Tokens T of an IP-Adapter's picture; 0 without an IP-Adapter.
+    pub image_tokens: u64,
     /// Whether the picture is also an output of floats.
     pub float_image: bool,
 }
@@ -125,6 +129,8 @@ pub struct Sources<'a> {
     pub controls: Vec<&'a mut dyn Source>,
     /// Of the depth model, where a ControlNet has [`Hint::Depth`]. One model serves all of them.
     pub depth: Option<&'a mut dyn Source>,
+    /// Of the IP-Adapter, where there is one.
+    pub adapter: Option<&'a mut dyn Source>,
 }
 
 impl StreamConfig {
@@ -223,7 +229,7 @@ pub fn build(config: &StreamConfig, sources: Sources<'_>) -> Result<Model, Model
     if sources.controls.len() != config.controls.len() {
         return Err(ModelError::config("controlnets", "not as many weights as ControlNets"));
     }
-    let Sources { unet, vae, controls, depth } = sources;
+    let Sources { unet, vae, controls, depth, adapter } = sources;
     let mut builder = GraphBuilder::new("stream");
     let g = &mut builder;
     let [h, w] = config.latent();
@@ -241,7 +247,8 @@ pub fn build(config: &StreamConfig, sources: Sources<'_>) -> Result<Model, Model
     let asked = Asked::inputs(g, config)?;
     let knobs = scheduler::Knobs::inputs(g, config)?;
     let batch = g.scope("scheduler", |g| scheduler::enter(g, config, &knobs, &start))?;
-    let prediction = predict(g, config, Predictors { unet, controls, depth }, frame.as_ref(), &asked, &batch.rows)?;
+    let prediction =
+        predict(g, config, Predictors { unet, controls, depth, adapter }, frame.as_ref(), &asked, &batch.rows)?;
     let step = g.scope("scheduler", |g| scheduler::step(g, config, &knobs, &batch, &prediction))?;
 
     let image = decode(g, config, vae, &step.x0)?;
@@ -264,6 +271,8 @@ struct Asked {
     encoder_hidden_states: Tensor,
     timestep: Tensor,
     added: Option<[Tensor; 2]>,
+    /// Tokens and scales.
+    image: Option<[Tensor; 2]>,
 }
 
 impl Asked {
@@ -283,6 +292,15 @@ impl Asked {
                     Some([text_embeds, g.input("time_ids", DType::F32, [rows, 6])?])
                 }
             },
+            image: match config.image_tokens {
+                0 => None,
+                count => {
+                    let width = config.unet.trunk.context_dim;
+                    let tokens = g.input("image_tokens", DType::F32, [rows, count, width])?;
+                    let layers = ip_adapter::Layers::of(&config.unet).count() as u64;
+                    Some([tokens, g.input("ipadapter_scale", DType::F32, [rows, layers])?])
+                }
+            },
         })
     }
 }
@@ -292,6 +310,7 @@ struct Predictors<'a> {
     unet: &'a mut dyn Source,
     controls: Vec<&'a mut dyn Source>,
     depth: Option<&'a mut dyn Source>,
+    adapter: Option<&'a mut dyn Source>,
 }
 
 /// The UNet's prediction for `sample` (R, 4, h, w), with what the ControlNets add. `frame` (F, H, W, 3) is what condition
@@ -304,7 +323,7 @@ fn predict(
     asked: &Asked,
     sample: &Tensor,
 ) -> Result<Tensor, ModelError> {
-    let Predictors { unet, controls, mut depth } = sources;
+    let Predictors { unet, controls, mut depth, adapter } = sources;
     let (mut edges, mut depths) = (None, None);
     let question = || Question {
         sample,
@@ -354,9 +373,17 @@ fn predict(
             controlnet::build(net, control, &question(), &condition, &scale)
         })?);
     }
+    let images = match (&asked.image, adapter) {
+        (None, _) => None,
+        (Some(_), None) => return Err(ModelError::config("ip_adapter", "no weights of an IP-Adapter are given")),
+        (Some([tokens, scales]), Some(adapter)) => {
+            Some(ip_adapter::images(&mut Net::new(g, adapter, config.precision), &config.unet, tokens, scales)?)
+        }
+    };
     let mut net = Net::new(g, unet, config.precision);
     let residuals = controlnet::sum(&mut net, residuals)?;
-    let prediction = net.place("unet", |net| unet::build(net, &config.unet, &question(), residuals.as_ref()))?;
+    let prediction =
+        net.place("unet", |net| unet::build_beside(net, &config.unet, &question(), residuals.as_ref(), images))?;
     Ok(g.cast(&prediction, DType::F32)?)
 }
 

@@ -4,6 +4,7 @@
 //! tensor that [`FrameProcessor::apply`] writes between two frames. Behind an update, and at the first frame of a stream,
 //! the rows of the stream batch are filled from that one frame, so that the update is seen at once.
 
+mod adapter;
 mod canny;
 mod controls;
 mod folder;
@@ -11,9 +12,11 @@ mod gather;
 mod load;
 mod noise;
 mod params;
+mod picture;
 mod place;
 mod processor;
 mod similar;
+mod style;
 mod text;
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::adapter::{self, Adapter};
 use super::controls::{self, Control, Made, Preprocessor};
 use crate::frame::Size;
 use crate::models::blend::Blend;
@@ -56,6 +57,8 @@ pub(super) struct Shape {
     pub guidance: Guidance,
     /// The ControlNets' models, in their order, and what the graph makes of the frame for each.
     pub controls: Vec<(String, Made)>,
+    /// Whether the graph has an IP-Adapter.
+    pub adapter: bool,
     /// Frames a call of the graph, F.
     pub frame_buffer: usize,
     /// LoRA files or repositories and their weights.
@@ -83,6 +86,8 @@ pub(super) struct Live {
     pub cuda_noise: bool,
     pub control_scales: Vec<f32>,
     pub preprocessors: Vec<Preprocessor>,
+    /// The IP-Adapter, while it is switched on.
+    pub adapter: Option<Adapter>,
     pub similar_threshold: f32,
     pub similar_max_skip: u32,
 }
@@ -239,11 +244,11 @@ const FIELDS: &[Field] = &[
         kind: Kind::Int { default: 10, min: 0, max: 100_000, multiple_of: 1 },
     },
     text(
-        "ip_adapter_style_image_url",
+        adapter::PICTURE,
         "Style picture",
-        "Has no effect; there is no IP-Adapter.",
+        "The picture whose style ip_adapter takes: an http(s) URL, a data URI, or base64 of a JPEG, PNG or WebP file.",
         "https://storage.googleapis.com/lp-ai-assets/ipadapter_style_imgs/textures/vortex.jpeg",
-        4_000_000,
+        adapter::LONGEST,
     ),
 ];
 
@@ -256,7 +261,7 @@ const NESTED: &[&str] = &[
     "t_index_list",
     "lora_dict",
     "controlnets",
-    "ip_adapter",
+    adapter::KEY,
     "image_preprocessing",
     "image_postprocessing",
     "latent_preprocessing",
@@ -299,6 +304,7 @@ pub(super) fn check_in_any_order(params: &Params) -> Result<Checked, ParamError>
     values.insert("t_index_list".to_owned(), given("t_index_list").unwrap_or_else(|| json!([12, 20, 32])));
     values.insert("lora_dict".to_owned(), given("lora_dict").unwrap_or(Value::Null));
     values.insert("controlnets".to_owned(), given("controlnets").unwrap_or_else(|| json!([])));
+    values.insert(adapter::KEY.to_owned(), given(adapter::KEY).unwrap_or_else(adapter::off));
     if values.get("use_denoising_batch") == Some(&json!(false)) {
         return Err(refused("use_denoising_batch", "only true is built here"));
     }
@@ -328,7 +334,6 @@ pub(super) fn check_in_any_order(params: &Params) -> Result<Checked, ParamError>
 
 /// What can only be switched off, with a name for people.
 const OFF: &[(&str, &str)] = &[
-    ("ip_adapter", "IP-Adapter"),
     ("cached_attention", "Cached attention"),
     ("image_preprocessing", "Before the model"),
     ("image_postprocessing", "Behind the model"),
@@ -338,12 +343,12 @@ const OFF: &[(&str, &str)] = &[
 
 /// The value of `key` of [`OFF`] when it is left out.
 fn off(key: &str) -> Value {
-    if matches!(key, "ip_adapter" | "cached_attention") { json!({"enabled": false}) } else { Value::Null }
+    if key == "cached_attention" { json!({"enabled": false}) } else { Value::Null }
 }
 
 /// Refuses what is switched on and is not built.
 fn switched_off(params: &Params) -> Result<(), ParamError> {
-    for key in ["ip_adapter", "cached_attention"] {
+    for key in ["cached_attention"] {
         match params.get(key) {
             None => {}
             Some(Value::Object(object)) if object.get("enabled") == Some(&json!(false)) => {}
@@ -386,6 +391,7 @@ impl Settings {
         let inference_steps = u32::try_from(count("num_inference_steps")).unwrap_or(50);
         let t_index = t_index(value("t_index_list"), inference_steps)?;
         let controls: Vec<Control> = controls::read(value("controlnets"), family, model)?;
+        let adapter = adapter::read(value(adapter::KEY), text(adapter::PICTURE), family, model)?;
         let guidance = match text("cfg_type") {
             "none" => Guidance::None,
             "initialize" => Guidance::Initialize,
@@ -400,6 +406,7 @@ impl Settings {
                 steps: t_index.len(),
                 guidance,
                 controls: controls.iter().map(|control| (control.model.clone(), control.preprocessor.made())).collect(),
+                adapter: adapter.is_some(),
                 frame_buffer: count("frame_buffer_size") as usize,
                 loras: loras(value("lora_dict"), model)?,
                 lcm_lora: flag("use_lcm_lora") && !model.contains("turbo") && model != TINY,
@@ -436,6 +443,7 @@ impl Settings {
                 cuda_noise: text("seed_generator") != "cpu",
                 control_scales: controls.iter().map(|control| control.scale).collect(),
                 preprocessors: controls.iter().map(|control| control.preprocessor).collect(),
+                adapter,
                 similar_threshold: number("similar_image_filter_threshold") as f32,
                 similar_max_skip: u32::try_from(count("similar_image_filter_max_skip_frame")).unwrap_or(10),
             },
@@ -556,6 +564,7 @@ pub(super) fn schema(title: &str) -> Value {
         "title": "LoRAs", "description": "Files or repositories with their weights, merged while loading; a change reloads.",
         "type": ["object", "null"], "additionalProperties": weight, "maxProperties": 16, "default": null}));
     properties.insert("controlnets".into(), controls::schema());
+    properties.insert(adapter::KEY.into(), adapter::schema());
     for (key, title) in OFF {
         properties.insert(
             (*key).to_owned(),
