@@ -3,6 +3,7 @@
 //! both sides.
 
 mod adapter;
+mod adapter_live;
 mod conditions;
 pub(crate) mod folders;
 mod full;

@@ -62,7 +62,14 @@ fn prepare(mut config: crate::config::Config) -> Result<usize, String> {
         || vec![Params::new()],
         |pipeline| {
             let given = &config.engine.initial_params;
-            let given = if given.is_empty() { pipeline.initial() } else { given.clone() };
+            let given = match given.is_empty() {
+                true => {
+                    let (preset, lacks) = pipeline.preset(&config.engine.models);
+                    lacks.iter().for_each(|lack| super::complain(lack));
+                    preset
+                }
+                false => given.clone(),
+            };
             pipeline.preparations(&given, config.engine.inference.provider)
         },
     );

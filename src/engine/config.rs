@@ -23,6 +23,9 @@ pub enum UpdateMode {
 pub struct Config {
     /// Parameters with which the pipeline is loaded before the first stream.
     pub initial_params: serde_json::Map<String, serde_json::Value>,
+    /// What of the pipeline's own parameters was left out of [`Self::initial_params`], a line for each. Found out while loading.
+    #[serde(skip)]
+    pub lacks: Vec<String>,
     /// Root of the models.
     pub models: PathBuf,
     /// Sessions at a time.
@@ -63,6 +66,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             initial_params: serde_json::Map::new(),
+            lacks: Vec::new(),
             models: "/models".into(),
             capacity: 1,
             updates: UpdateMode::Replace,

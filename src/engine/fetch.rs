@@ -121,3 +121,58 @@ fn reason(error: &reqwest::Error) -> String {
     }
     cause.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::net::SocketAddr;
+
+    use axum::Router;
+    use axum::response::Redirect;
+    use axum::routing::get;
+
+    use super::*;
+
+    fn fetcher(pictures: &str) -> Fetcher {
+        Fetcher::new(&Config { pictures: pictures.into(), ..Config::default() })
+    }
+
+    #[test]
+    fn pictures_come_from_where_they_may_and_within_bounds() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let router = Router::new()
+            .route("/picture", get(async || "bytes"))
+            .route("/large", get(async || vec![0_u8; MOST + 1]))
+            .route("/moved", get(async || Redirect::temporary("/picture")))
+            .route("/round", get(async || Redirect::permanent("/round")))
+            .route("/away", get(async || Redirect::temporary("http://169.254.169.254/secret")))
+            .route("/file", get(async || Redirect::temporary("file:///etc/passwd")));
+        let listener = runtime.block_on(tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        runtime.spawn(async { axum::serve(listener, router).await });
+
+        let near = fetcher("loopback");
+        let ask = |path: &str| near.fetch(&format!("http://127.0.0.1:{port}{path}"));
+        assert_eq!(ask("/picture"), Ok(Some(b"bytes".to_vec())));
+        assert_eq!(ask("/moved"), Ok(Some(b"bytes".to_vec())));
+        assert_eq!(near.fetch(&format!("http://localhost:{port}/picture")), Ok(Some(b"bytes".to_vec())));
+        for (path, part) in [
+            ("/none", "404"),
+            ("/large", "more than 16 MB"),
+            ("/round", "more than 3 times"),
+            ("/away", "169.254.169.254 is not among the addresses that engine.pictures permits"),
+            ("/file", "the scheme file"),
+        ] {
+            let said = ask(path).unwrap_err();
+            assert!(said.starts_with("Failed to fetch image from URL: ") && said.contains(part), "{path}: {said}");
+            assert!(said.contains("data URI"), "{said}");
+        }
+        // The usual setting lets nobody look around here, by address or by name.
+        for host in ["127.0.0.1", "localhost", "[::1]"] {
+            let said = fetcher("public").fetch(&format!("http://{host}:{port}/picture")).unwrap_err();
+            assert!(said.contains("engine.pictures"), "{host}: {said}");
+        }
+        assert!(Ahead(&fetcher("public")).fetch(&format!("http://127.0.0.1:{port}/picture")).unwrap().is_none());
+    }
+}

@@ -174,7 +174,10 @@ impl Host {
             return Err(fail(format!("there is no pipeline `{name}`; this build has {}", known.join(", "))).await);
         };
         if config.initial_params.is_empty() {
-            config.initial_params = pipeline.initial();
+            (config.initial_params, config.lacks) = pipeline.preset(&config.models);
+            for lack in &config.lacks {
+                tracing::warn!("{lack}");
+            }
         }
         let checked = match pipeline.check(&config.initial_params) {
             Ok(checked) => checked,

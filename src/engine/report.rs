@@ -32,6 +32,8 @@ pub struct Watch {
     told_ms: u64,
     share: Share,
     load_turns: u64,
+    /// What the engine was loaded without.
+    lacks: Vec<String>,
 }
 
 /// Time over which [`Watch::model_share`] looks back, at least.
@@ -84,6 +86,7 @@ impl Watch {
             told_ms: start_ms,
             share: Share { since: now, us: 0, last: None },
             load_turns: 0,
+            lacks: Vec::new(),
         }
     }
 
@@ -95,6 +98,11 @@ impl Watch {
     /// Remembers the newest error.
     pub fn error(&mut self, message: String) {
         self.last_error = Some(message);
+    }
+
+    /// With what the engine was loaded without, for the notes of the status.
+    pub fn lacking(self, lacks: &[String]) -> Self {
+        Self { lacks: lacks.to_vec(), ..self }
     }
 
     /// The newest error.
@@ -181,6 +189,7 @@ impl Watch {
             })
         });
         let provider = *shared.provider.lock().unwrap_or_else(PoisonError::into_inner);
+        let notes = [shared.pipeline.notes(current.checked()), self.lacks.clone()].concat();
         let weir = json!({
             "provider": provider,
             "frames_in": shared.frames_in.load(Ordering::Relaxed),
@@ -188,7 +197,7 @@ impl Watch {
             "latency_ms": shared.meter.latency(),
             "dropped": shared.meter.totals().dropped,
             "loading": loading,
-            "notes": shared.pipeline.notes(current.checked()),
+            "notes": notes,
         });
         let resume = self.restarts.as_ref();
         let status = status_json(&Status {

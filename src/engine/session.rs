@@ -323,7 +323,8 @@ impl Session {
                 Some(tokio::spawn(data::publish(client, url, resumed, data, over.clone()).in_current_span()))
             }
         };
-        let mut watch = Watch::new(now, unix_ms(), self.order.resume.clone());
+        let lacks = &self.deps.config.lacks;
+        let mut watch = Watch::new(now, unix_ms(), self.order.resume.clone()).lacking(lacks);
         self.announce();
         let mut tasks = JoinSet::new();
         let (end, threads) = match self.begin(&mut tasks) {

@@ -145,6 +145,13 @@ pub trait Pipeline: Send + Sync {
         Params::new()
     }
 
+    /// [`Self::initial`] as far as `models`, the root of the models, has what it takes, and a line for each thing that was left
+    /// out.
+    fn preset(&self, models: &Path) -> (Params, Vec<String>) {
+        let _ = models;
+        (self.initial(), Vec::new())
+    }
+
     /// The sets of parameters to load when a machine is prepared for `params` on `provider`: these, and others that streams
     /// are likely to ask for and that would take long to load then.
     fn preparations(&self, params: &Params, _provider: Provider) -> Vec<Params> {

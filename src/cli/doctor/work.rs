@@ -49,7 +49,7 @@ fn pipeline(config: &Config) -> Vec<Finding> {
         return vec![Finding::missing("pipeline", format!("there is no {name}"), remedy)];
     };
     let given = &config.engine.initial_params;
-    let initial = if given.is_empty() { pipeline.initial() } else { given.clone() };
+    let initial = if given.is_empty() { pipeline.preset(&config.engine.models).0 } else { given.clone() };
     let checked = match pipeline.check(&initial) {
         Ok(checked) => checked,
         Err(error) => {

@@ -1,15 +1,17 @@
 //! The parameter `ip_adapter`.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::params::{TINY, refused};
+use super::params::{MODELS, TINY, refused};
 use super::picture;
-use crate::models::ip_adapter::WeightType;
-use crate::models::weights::Family;
-use crate::pipeline::ParamError;
+use crate::graph::DType;
+use crate::models::ip_adapter::{Files, REPOSITORY, WeightType};
+use crate::models::weights::{Family, Repository, WeightsError};
 use crate::pipeline::params::Kind;
+use crate::pipeline::{ParamError, Params};
 
 pub(super) const KEY: &str = "ip_adapter";
 /// The picture whose style is taken.
@@ -100,6 +102,29 @@ pub(super) fn read(given: &Value, text: &str, family: Family, model: &str) -> Re
     // None is linear too.
     let weight_type = WeightType::named(&weight_type).unwrap_or(WeightType::Linear);
     Ok(Some(Adapter { scale, weight_type, picture: text.into() }))
+}
+
+/// Switches the adapter of a preset off where `models` does not have its files, and says so.
+pub(super) fn leave_out(params: &mut Params, models: &Path) -> Option<String> {
+    let model = params.get("model_id").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (_, family) = MODELS.iter().find(|(name, _)| *name == model)?;
+    if !params.contains_key(KEY) {
+        return None;
+    }
+    let there = || {
+        let found = Repository::find(models, REPOSITORY)?;
+        if let Some(files) = Files::of(found.root(), *family) {
+            files.adapter()?;
+            files.encoder(DType::F16)?;
+        }
+        Ok::<_, WeightsError>(())
+    };
+    let error = there().err()?;
+    params.insert(KEY.to_owned(), off());
+    Some(format!(
+        "The preset is loaded without its IP-Adapter: {error}. `weir models pull {REPOSITORY}` fetches what it takes; until \
+         the next start a stream that asks for it loads it when it begins."
+    ))
 }
 
 const ADAPTERS: [&str; 4] = [

@@ -22,7 +22,9 @@ mod text;
 #[cfg(test)]
 mod tests;
 
-use serde_json::Value;
+use std::path::Path;
+
+use serde_json::{Value, json};
 
 use crate::inference::Provider;
 use crate::models::weights::Family;
@@ -35,6 +37,8 @@ pub struct StreamDiffusion {
     model: &'static str,
     prompt: &'static str,
     t_index: &'static [u32],
+    /// Strength of the IP-Adapter, where there is one.
+    adapter: Option<f64>,
 }
 
 impl StreamDiffusion {
@@ -46,6 +50,7 @@ impl StreamDiffusion {
         model: "stabilityai/sd-turbo",
         prompt: "flowers",
         t_index: &[12, 20, 32],
+        adapter: None,
     };
     /// `streamdiffusion-sd15`
     pub const SD15: Self = Self {
@@ -53,10 +58,16 @@ impl StreamDiffusion {
         model: "Lykon/dreamshaper-8",
         prompt: "cyberpunk desert structures, masterpiece",
         t_index: &[5, 15, 32],
+        adapter: Some(0.5),
     };
     /// `streamdiffusion-sdxl`
-    pub const SDXL: Self =
-        Self { name: "streamdiffusion-sdxl", model: "stabilityai/sdxl-turbo", prompt: "flowers", t_index: &[36] };
+    pub const SDXL: Self = Self {
+        name: "streamdiffusion-sdxl",
+        model: "stabilityai/sdxl-turbo",
+        prompt: "flowers",
+        t_index: &[36],
+        adapter: Some(0.6),
+    };
 }
 
 /// The `model_id` that stands for any model of `family`, for weights that are given by their path.
@@ -84,14 +95,23 @@ impl Pipeline for StreamDiffusion {
         self.name
     }
 
-    /// The preset of the live runner without its ControlNets and its IP-Adapter, which are not built in whole: some of their
-    /// preprocessors are missing.
+    /// The preset of the live runner without its ControlNets, which are not built in whole: some of their preprocessors are
+    /// missing.
     fn initial(&self) -> Params {
         let mut params = Params::new();
         params.insert("model_id".to_owned(), self.model.into());
         params.insert("prompt".to_owned(), self.prompt.into());
         params.insert("t_index_list".to_owned(), self.t_index.into());
+        if let Some(scale) = self.adapter {
+            params.insert(adapter::KEY.to_owned(), json!({"scale": scale, "enabled": true}));
+        }
         params
+    }
+
+    fn preset(&self, models: &Path) -> (Params, Vec<String>) {
+        let mut params = self.initial();
+        let lack = adapter::leave_out(&mut params, models);
+        (params, lack.into_iter().collect())
     }
 
     /// TensorRT takes minutes to build an engine, and each number of steps has its own: all of 1 to 4 are prepared there.

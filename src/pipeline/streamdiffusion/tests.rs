@@ -300,3 +300,29 @@ fn an_ip_adapter_is_taken_as_by_the_live_runner() {
     refused(none, "ip_adapter_style_image_url", "cannot be empty");
     settings(json!({"ip_adapter_style_image_url": ""}));
 }
+
+#[test]
+fn presets_take_their_ip_adapter_where_its_files_are() {
+    let place = tempfile::tempdir().unwrap();
+    for (variant, scale) in [(StreamDiffusion::SD15, 0.5), (StreamDiffusion::SDXL, 0.6)] {
+        assert_eq!(settings(Value::Object(variant.initial())).live.adapter.unwrap().scale, scale as f32);
+        let (params, lacks) = variant.preset(place.path());
+        assert!(settings(Value::Object(params)).live.adapter.is_none());
+        assert!(lacks[0].contains("without its IP-Adapter") && lacks[0].contains("weir models pull h94/IP-Adapter"));
+    }
+    assert_eq!(StreamDiffusion::PLAIN.preset(place.path()), (StreamDiffusion::PLAIN.initial(), Vec::new()));
+
+    // Of two families the one whose files are there.
+    let folder = place.path().join("h94/IP-Adapter/models");
+    std::fs::create_dir_all(folder.join("image_encoder")).unwrap();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &[0; 4]).unwrap();
+    let file = safetensors::serialize([("x", view)], None).unwrap();
+    for name in ["ip-adapter_sd15.safetensors", "image_encoder/model.safetensors"] {
+        std::fs::write(folder.join(name), &file).unwrap();
+    }
+    let (_, lacks) = StreamDiffusion::SD15.preset(place.path());
+    assert!(lacks[0].contains("config.json"), "{lacks:?}");
+    std::fs::write(folder.join("image_encoder/config.json"), "{}").unwrap();
+    assert_eq!(StreamDiffusion::SD15.preset(place.path()), (StreamDiffusion::SD15.initial(), Vec::new()));
+    assert!(StreamDiffusion::SDXL.preset(place.path()).1[0].contains("ip-adapter_sdxl.safetensors"));
+}
