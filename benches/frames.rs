@@ -13,7 +13,7 @@ use weir::inference::{Config, Runtime, Session};
 use weir::metering::ledger::{Body, Stream, Tip};
 use weir::metering::{Carry, Clock, Facts, FrameRecord, Kind, Meter, Metrics, Tracer};
 use weir::pipeline::overlay::Overlay;
-use weir::pipeline::{FrameProcessor, LoadContext, Params, invert, registry};
+use weir::pipeline::{FrameProcessor, LoadContext, NoFetch, Params, invert, registry};
 
 const SIZE: Size = Size::new(512, 512);
 
@@ -29,8 +29,14 @@ fn load(pipeline: &str, threads: u32, pool: &FramePool) -> Box<dyn FrameProcesso
     let pipeline = registry::find(pipeline).expect("registered");
     let checked = pipeline.check(&Params::new()).expect("defaults are good");
     let inference = Config { threads, ..Config::default() };
-    let cx =
-        LoadContext { inference: &inference, models: ".".into(), model: None, pool: pool.clone(), progress: &|_| () };
+    let cx = LoadContext {
+        inference: &inference,
+        models: ".".into(),
+        model: None,
+        pool: pool.clone(),
+        progress: &|_| (),
+        fetch: &NoFetch,
+    };
     pipeline.load(&cx, &checked).unwrap_or_else(|error| panic!("{error}"))
 }
 

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 use weir::frame::{FrameBuf, FramePool, PixelFormat, Size, Stamps, Timestamp, VideoFrame};
 use weir::inference::{Config, InferenceError, Provider, Runtime, Session};
-use weir::pipeline::{Applied, Checked, FrameProcessor, LoadContext, Params, PipelineError, registry};
+use weir::pipeline::{Applied, Checked, FrameProcessor, LoadContext, NoFetch, Params, PipelineError, registry};
 
 fn runtime() -> &'static Runtime {
     Runtime::load(&Config::default()).unwrap_or_else(|error| panic!("{error}"))
@@ -32,6 +32,7 @@ fn load(pipeline: &str, checked: &Checked, pool: &FramePool) -> Box<dyn FramePro
         model: None,
         pool: pool.clone(),
         progress: &progress,
+        fetch: &NoFetch,
     };
     let loaded = registry::find(pipeline).expect("registered").load(&cx, checked);
     loaded.unwrap_or_else(|error| panic!("{error}"))

@@ -6,7 +6,7 @@ use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
 use weir::frame::{FramePool, PixelFormat, Size, Timestamp, VideoFrame};
 use weir::inference::Config;
-use weir::pipeline::{LoadContext, registry};
+use weir::pipeline::{LoadContext, NoFetch, registry};
 
 fn golden(name: &str) -> Vec<u8> {
     std::fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("integration-tests/golden/workflow").join(name))
@@ -22,7 +22,14 @@ fn run(workflow: &Value, camera: &[u8], size: Size) -> Vec<u8> {
     checked.size = size;
     let (pool, inference) = (FramePool::new(4), Config::default());
     let models = std::env::temp_dir();
-    let cx = LoadContext { inference: &inference, models, model: None, pool: pool.clone(), progress: &|_| {} };
+    let cx = LoadContext {
+        inference: &inference,
+        models,
+        model: None,
+        pool: pool.clone(),
+        progress: &|_| {},
+        fetch: &NoFetch,
+    };
     let mut processor = pipeline.load(&cx, &checked).unwrap();
     let mut frame = VideoFrame::take(&pool, size, PixelFormat::Rgb24, Timestamp(0)).unwrap();
     frame.data.copy_from_slice(camera);

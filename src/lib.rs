@@ -8,7 +8,7 @@
 //! | [`cli`] | subcommands: flags in, words and tables out | everything |
 //! | [`config`] | flags, variables and file to one checked configuration | the modules' own `Config` structs |
 //! | [`supervisor`] | the process that answers: HTTP API, admission, the engine child and its restarts | `link`, `health`, `metering`, `tls`, `webrtc`, `trickle` |
-//! | [`engine`] | the process that works: sessions and their stage threads | `link`, `pipeline`, `trickle`, `media`, `metering`, `health`, `frame` |
+//! | [`engine`] | the process that works: sessions and their stage threads | `link`, `pipeline`, `trickle`, `tls`, `media`, `metering`, `health`, `frame` |
 //! | [`link`] | the messages between the two and their framing | nothing of ours |
 //! | [`pipeline`] | the `FrameProcessor` trait, parameters, the registry, the overlay | `workflow`, `models`, `graph`, `inference`, `frame` |
 //! | [`workflow`] | ComfyUI workflows: documents to checked plans to graphs; knows no stream | `models`, `graph` |

@@ -9,9 +9,11 @@ use weir::models::clip::{self, ClipConfig, Hidden};
 use weir::models::controlnet::{self, ControlNetConfig};
 use weir::models::depth::{self, DepthConfig};
 use weir::models::eva::{self, EvaConfig};
+use weir::models::ip_adapter::{self, AdapterConfig, Layers};
 use weir::models::synthetic::{Synthetic, uniform};
 use weir::models::taesd::{self, TaesdConfig};
 use weir::models::unet::{self, Added, Question, UnetConfig};
+use weir::models::vision::{self, VisionConfig};
 use weir::models::{ModelError, Net, Source, Stored, tiny};
 
 use super::{config, folder};
@@ -161,6 +163,34 @@ pub fn depth(root: &Path) {
         let picture = net.g.input("picture", DType::F32, [1, 3, shape.size, shape.size]).expect("input");
         depth::build(net, &shape, &picture).expect("depth model");
     });
+}
+
+/// Writes the IP-Adapter of `line` and its picture encoder, in the layout of h94/IP-Adapter.
+pub fn adapter(root: &Path, line: Line) {
+    let (folder, name) = match line {
+        Line::Sdxl => ("sdxl_models", "ip-adapter_sdxl"),
+        _ => ("models", "ip-adapter_sd15"),
+    };
+    let json = config("vision");
+    let shape = VisionConfig::from_json(&json).expect("config");
+    store(&root.join(folder).join("image_encoder"), "model", &json, Synthetic::new("vision", 1.0), |net| {
+        let picture = net.g.input("picture", DType::F32, [1, 3, shape.size, shape.size]).expect("input");
+        vision::build(net, &shape, &picture).expect("picture encoder");
+    });
+    let unet = UnetConfig::from_json(&line.unet()).expect("config");
+    let width = unet.trunk.context_dim;
+    let mut recorder =
+        Recorder { inner: Synthetic::new(&format!("ip-adapter-{}", line.name()), 1.0), seen: HashMap::new() };
+    let mut g = GraphBuilder::new("recorded");
+    let embedding = g.input("embedding", DType::F32, [1, shape.projection]).expect("input");
+    let scales = g.input("scales", DType::F32, [1, Layers::of(&unet).count() as u64]).expect("input");
+    let mut net = Net::new(&mut g, &mut recorder, DType::F32);
+    let config = AdapterConfig { tokens: 4, width, embedding: shape.projection };
+    let tokens = ip_adapter::project(&mut net, &config, &embedding).expect("projection");
+    ip_adapter::images(&mut net, &unet, &tokens, &scales).expect("layers");
+    let tensors =
+        recorder.seen.iter().map(|(name, (shape, bytes))| (name.clone(), shape.clone(), bytes.as_slice())).collect();
+    write(&root.join(folder).join(format!("{name}.safetensors")), &tensors);
 }
 
 /// Writes ControlNet `number` (0 or 1) of `line`.

@@ -8,9 +8,11 @@ use weir::graph::{DType, External, Model};
 use weir::inference::{Config, Runtime, Session};
 use weir::models::controlnet::ControlNetConfig;
 use weir::models::full::{self, Random};
+use weir::models::ip_adapter::{self, AdapterConfig, Layers};
 use weir::models::stream::{self, Guidance, Mode, Sources, StreamConfig, Vae};
 use weir::models::taesd::TaesdConfig;
 use weir::models::unet::UnetConfig;
+use weir::models::vision::VisionConfig;
 use weir::models::{ModelError, Source, Stored};
 
 /// Megabytes of this process's memory that are not shared with a file: now, and at most since the last call.
@@ -45,6 +47,7 @@ fn config(family: &str, steps: u64, precision: DType, controls: usize) -> Stream
         apart: false,
         latent_before: 0,
         latent_after: 0,
+        image_tokens: 0,
         float_image: false,
     }
 }
@@ -56,7 +59,7 @@ fn full_size(family: &str, precision: DType, parameters: u64, frame: bool) {
     let began = Instant::now();
     let mut unet = Random::create(&root.path().join("stream-0.weights")).expect("file");
     let mut vae = Random::create(&root.path().join("stream-1.weights")).expect("file");
-    let sources = Sources { unet: &mut unet, vae: &mut vae, controls: Vec::new(), depth: None };
+    let sources = Sources { unet: &mut unet, vae: &mut vae, controls: Vec::new(), depth: None, adapter: None };
     let model = stream::build(&config, sources).unwrap_or_else(|error| panic!("{error}"));
     let path = root.path().join("stream.onnx");
     model.write(&path).expect("model");
@@ -148,9 +151,45 @@ fn counted(family: &str, steps: u64, precision: DType, controls: usize) -> (Mode
     let (mut unet, mut vae) = (Counted::default(), Counted::default());
     let mut nets: Vec<Counted> = (0..controls).map(|_| Counted::default()).collect();
     let controls = nets.iter_mut().map(|source| source as &mut dyn Source).collect();
-    let sources = Sources { unet: &mut unet, vae: &mut vae, controls, depth: None };
+    let sources = Sources { unet: &mut unet, vae: &mut vae, controls, depth: None, adapter: None };
     let model = stream::build(&config, sources).unwrap_or_else(|error| panic!("{error}"));
     (model, unet.count)
+}
+
+/// The same with an IP-Adapter, whose layers are so many: nodes of both graphs, parameters of adapter and encoder.
+#[test]
+fn adapters_of_the_true_shapes_have_the_size_that_is_documented() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
+    let text = std::fs::read_to_string(path).expect("the page");
+    let mut missing = Vec::new();
+    for (name, family, layers, encoder_parameters) in
+        [("SD 1.5", "sd15", 16, 632_076_800), ("SDXL, sdxl-turbo", "sdxl", 70, 1_844_907_264)]
+    {
+        let config = StreamConfig { image_tokens: 4, ..config(family, 1, DType::F16, 0) };
+        assert_eq!(Layers::of(&config.unet).count(), layers);
+        let (mut unet, mut vae, mut adapter) = (Counted::default(), Counted::default(), Counted::default());
+        let sources =
+            Sources { unet: &mut unet, vae: &mut vae, controls: Vec::new(), depth: None, adapter: Some(&mut adapter) };
+        let model = stream::build(&config, sources).unwrap_or_else(|error| panic!("{error}"));
+        let vision = VisionConfig::from_json(&full::vision(family)).expect("config");
+        let width = config.unet.trunk.context_dim;
+        let shape = AdapterConfig { tokens: 4, width, embedding: vision.projection };
+        let (mut encoder, mut projection) = (Counted::default(), Counted::default());
+        let image = ip_adapter::graph(&vision, &mut encoder, &shape, &mut projection, DType::F16).expect("encoder");
+        assert_eq!(encoder.count, encoder_parameters, "{family}: parameters of the encoder");
+        let row = format!(
+            "| {name} | {} | {:.1} million | {} | {:.0} million | {:.2} GB |",
+            model.nodes(),
+            (adapter.count + projection.count) as f64 / 1e6,
+            image.nodes(),
+            encoder.count as f64 / 1e6,
+            image.footprint().weights as f64 / 1e9,
+        );
+        if !text.contains(&row) {
+            missing.push(row);
+        }
+    }
+    assert!(missing.is_empty(), "docs/performance.md lacks:\n{}", missing.join("\n"));
 }
 
 /// What the documentation says of the size of graphs is what they have.

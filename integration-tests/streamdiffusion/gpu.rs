@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use weir::frame::FramePool;
 use weir::inference::{Config, Provider};
-use weir::pipeline::{Applied, FrameProcessor, LoadContext, registry};
+use weir::pipeline::{Applied, FrameProcessor, LoadContext, NoFetch, registry};
 
 use super::pipeline::{check, library, show};
 use super::{Golden, worst};
@@ -31,6 +31,7 @@ fn load(config: &Config, params: Value) -> Box<dyn FrameProcessor> {
         pool: FramePool::new(4),
         progress: &progress,
         model: None,
+        fetch: &NoFetch,
     };
     let loaded = registry::find("streamdiffusion").expect("registered").load(&cx, &check(params));
     loaded.unwrap_or_else(|error| panic!("{error}"))

@@ -33,24 +33,24 @@ fn with(more: Value) -> Value {
     params
 }
 
-async fn status(runner: &Runner) -> Value {
+pub(super) async fn status(runner: &Runner) -> Value {
     runner.get("/api/status").await.json()
 }
 
-fn count(status: &Value, name: &str) -> usize {
+pub(super) fn count(status: &Value, name: &str) -> usize {
     status["weir"][name].as_u64().unwrap() as usize
 }
 
 /// Between which pictures an update was put in force: those before the first still had the old parameters, those from the
 /// second on have the new ones.
 #[derive(Debug)]
-struct Change {
-    what: String,
-    between: [usize; 2],
+pub(super) struct Change {
+    pub what: String,
+    pub between: [usize; 2],
 }
 
 /// Sends `params` by the control channel and waits until they are in force.
-async fn update(runner: &Runner, stream: &mut Stream, params: &Value, what: &str) -> Change {
+pub(super) async fn update(runner: &Runner, stream: &mut Stream, params: &Value, what: &str) -> Change {
     let before = count(&status(runner).await, "frames_out");
     stream.control(params.to_string()).await;
     let began = std::time::Instant::now();
@@ -65,7 +65,7 @@ async fn update(runner: &Runner, stream: &mut Stream, params: &Value, what: &str
 }
 
 /// Lets a few pictures pass.
-async fn some_pictures(runner: &Runner) {
+pub(super) async fn some_pictures(runner: &Runner) {
     let before = count(&status(runner).await, "frames_out");
     let began = std::time::Instant::now();
     while count(&status(runner).await, "frames_out") < before + 2 {

@@ -2,6 +2,8 @@
 //! vectors and the script that makes them are in `golden/streamdiffusion`; the models are those of `weir::models::tiny` on
 //! both sides.
 
+mod adapter;
+mod adapter_live;
 mod conditions;
 pub(crate) mod folders;
 mod full;

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use weir::frame::{FrameBuf, FramePool, PixelFormat, Size, Stamps, Timestamp, VideoFrame};
 use weir::inference::Config;
-use weir::pipeline::{Applied, Checked, FrameProcessor, LoadContext, PipelineError, registry};
+use weir::pipeline::{Applied, Checked, FrameProcessor, LoadContext, NoFetch, PipelineError, registry};
 
 use super::folders::{self, Line};
 use super::{Golden, apart, close, picture};
@@ -27,6 +27,7 @@ pub(super) fn load(models: &Path, checked: &Checked) -> Result<Box<dyn FrameProc
         model: None,
         pool: FramePool::new(4),
         progress: &|_| {},
+        fetch: &NoFetch,
     };
     registry::find("streamdiffusion").expect("registered").load(&cx, checked)
 }

@@ -39,6 +39,7 @@ fn stream_config(family: &str, steps: u64, guidance: Guidance) -> StreamConfig {
         apart: false,
         latent_before: 0,
         latent_after: 0,
+        image_tokens: 0,
         float_image: true,
     }
 }
@@ -50,7 +51,7 @@ fn stream(family: &str, config: &StreamConfig) -> Stream {
         (0..config.controls.len()).map(|j| weights(&format!("controlnet-{family}-{j}"))).collect();
     let controls = controls.iter_mut().map(|source| source as &mut dyn Source).collect();
     let mut depth = Synthetic::new("depth-1", 1.0);
-    let sources = Sources { unet: &mut unet, vae: &mut vae, controls, depth: Some(&mut depth) };
+    let sources = Sources { unet: &mut unet, vae: &mut vae, controls, depth: Some(&mut depth), adapter: None };
     let model = stream::build(config, sources);
     let model = model.unwrap_or_else(|error| panic!("{error}"));
     Stream { graph: Graph::new(&model), config: config.clone() }

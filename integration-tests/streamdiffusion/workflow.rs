@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use weir::frame::{FramePool, PixelFormat, Size, Timestamp, VideoFrame};
 use weir::inference::Config;
-use weir::pipeline::{Applied, Checked, FrameProcessor, LoadContext, PipelineError, registry};
+use weir::pipeline::{Applied, Checked, FrameProcessor, LoadContext, NoFetch, PipelineError, registry};
 
 use super::folders::{self, Line};
 use super::picture;
@@ -26,7 +26,8 @@ fn load(
 ) -> Result<Box<dyn FrameProcessor>, PipelineError> {
     let inference = Config { threads: 1, ..Config::default() };
     let pool = FramePool::new(4);
-    let cx = LoadContext { inference: &inference, models: models.into(), model, pool, progress: &|_| {} };
+    let cx =
+        LoadContext { inference: &inference, models: models.into(), model, pool, progress: &|_| {}, fetch: &NoFetch };
     registry::find(pipeline).expect("registered").load(&cx, checked)
 }
 

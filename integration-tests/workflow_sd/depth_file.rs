@@ -9,7 +9,7 @@ use weir::inference::Config;
 use weir::models::Net;
 use weir::models::depth::{self, DepthConfig};
 use weir::models::synthetic::Synthetic;
-use weir::pipeline::{FrameProcessor, LoadContext, PipelineError, registry};
+use weir::pipeline::{FrameProcessor, LoadContext, NoFetch, PipelineError, registry};
 
 use super::Golden;
 use super::fixture::models;
@@ -45,7 +45,7 @@ fn load(models: &Path, nodes: &Value) -> Result<Box<dyn FrameProcessor>, Pipelin
     checked.size = Size::new(SIZE, SIZE);
     let inference = Config { threads: 1, ..Config::default() };
     let (models, pool) = (models.to_path_buf(), FramePool::new(4));
-    let cx = LoadContext { inference: &inference, models, model: None, pool, progress: &|_: &str| {} };
+    let cx = LoadContext { inference: &inference, models, model: None, pool, progress: &|_: &str| {}, fetch: &NoFetch };
     pipeline.load(&cx, &checked)
 }
 

@@ -7,7 +7,7 @@ use weir::inference::{Config, Runtime, Session};
 use weir::models::Net;
 use weir::models::depth::{self, DepthConfig};
 use weir::models::synthetic::Synthetic;
-use weir::pipeline::{Applied, Checked, FrameProcessor, LoadContext, PipelineError, registry};
+use weir::pipeline::{Applied, Checked, FrameProcessor, LoadContext, NoFetch, PipelineError, registry};
 
 use super::fixture::models;
 use super::nodes::frame;
@@ -44,7 +44,7 @@ fn check(nodes: Value) -> Checked {
 fn load(checked: &Checked) -> Result<Box<dyn FrameProcessor>, PipelineError> {
     let inference = Config { threads: 2, ..Config::default() };
     let (models, pool) = (models().to_path_buf(), FramePool::new(4));
-    let cx = LoadContext { inference: &inference, models, model: None, pool, progress: &|_: &str| {} };
+    let cx = LoadContext { inference: &inference, models, model: None, pool, progress: &|_: &str| {}, fetch: &NoFetch };
     registry::find("comfyui").expect("registered").load(&cx, checked)
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use weir::frame::{FramePool, PixelFormat, Size, Timestamp, VideoFrame};
 use weir::graph::DType;
 use weir::inference::Config;
-use weir::pipeline::{LoadContext, registry as pipelines};
+use weir::pipeline::{LoadContext, NoFetch, registry as pipelines};
 use weir::workflow::class::{Class, Kind, Runs};
 use weir::workflow::lower::{Env, lower};
 use weir::workflow::{Refused, Type, plan, registry};
@@ -194,6 +194,7 @@ fn runs(nodes: &Value) -> Result<(), String> {
         model: None,
         pool: pool.clone(),
         progress: &|_| {},
+        fetch: &NoFetch,
     };
     let mut stream = pipeline.load(&cx, &checked).map_err(|error| error.to_string())?;
     let mut show = || {

@@ -739,6 +739,14 @@ pub const SETTINGS: &[Setting] = &[
         "Time that a stream may take to end."
     ),
     row!(
+        "engine.pictures",
+        None,
+        text,
+        engine.pictures,
+        crate::trickle::Config::allowing,
+        "Where pictures may be fetched from that parameters name by URL: words as in `trickle.allow`."
+    ),
+    row!(
         "trickle.tls",
         None,
         tls,

@@ -32,6 +32,8 @@ pub struct Config {
     pub capacity: usize,
     /// What an update does to parameters that it does not name.
     pub updates: UpdateMode,
+    /// Where pictures may be that parameters name by URL: the words of [`Policy::parse`](crate::trickle::Policy::parse).
+    pub pictures: String,
     /// Milliseconds without a byte of input, from the start on, after which a session is taken for orphaned.
     pub orphan_ms: u64,
     /// Milliseconds without a byte of input, once there was some, after which a session ends.
@@ -68,6 +70,7 @@ impl Default for Config {
             models: "/models".into(),
             capacity: 1,
             updates: UpdateMode::Replace,
+            pictures: "public".into(),
             orphan_ms: 20_000,
             input_timeout_ms: 60_000,
             status_ms: 10_000,

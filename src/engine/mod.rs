@@ -34,6 +34,7 @@ mod data;
 pub mod egress;
 pub mod events;
 mod faults;
+pub mod fetch;
 pub mod fresh;
 mod host;
 mod image;

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::config::Config;
+use super::fetch::{Ahead, Fetcher};
 use super::fresh::{Average, Popped, skip};
 use super::image::{self, Job};
 use super::outbox::{Meta, Picture};
@@ -18,7 +19,9 @@ use super::shared::{MODEL, Shared};
 use crate::frame::{Fingerprint, FramePool, VideoFrame};
 use crate::media::FrameConverter;
 use crate::metering::{Place, Queue};
-use crate::pipeline::{Applied, Checked, FrameProcessor, Instead, LoadContext, Pipeline, PipelineError, Provider};
+use crate::pipeline::{
+    Applied, Checked, Fetch, FrameProcessor, Instead, LoadContext, Pipeline, PipelineError, Preparation, Provider,
+};
 
 /// How often an idle model thread looks for new parameters or a finished load.
 const LOOK: Duration = Duration::from_millis(50);
@@ -68,7 +71,8 @@ impl Model {
             let ours = turn.lock().unwrap_or_else(PoisonError::into_inner);
             let began = Instant::now();
             let progress = |line: &str| say(Said::Loading(line.to_owned()));
-            let loaded = load(pipeline, &config, &pool, &params, &progress);
+            let fetcher = Fetcher::new(&config);
+            let loaded = load(pipeline, &config, &pool, &params, (&progress, &Ahead(&fetcher)));
             drop(ours);
             match loaded {
                 Ok(processor) => {
@@ -111,14 +115,38 @@ fn load(
     config: &Config,
     pool: &FramePool,
     params: &Checked,
-    progress: &(dyn Fn(&str) + Send + Sync),
+    (progress, fetch): (&(dyn Fn(&str) + Send + Sync), &dyn Fetch),
 ) -> Result<Box<dyn FrameProcessor>, PipelineError> {
-    let models = config.models.clone();
-    let cx = LoadContext { inference: &config.inference, models, model: None, pool: pool.clone(), progress };
-    pipeline.load(&cx, params)
+    pipeline.load(&context(config, pool, progress, fetch), params)
 }
 
-type Loaded = Result<Box<dyn FrameProcessor>, PipelineError>;
+fn context<'a>(
+    config: &'a Config,
+    pool: &FramePool,
+    progress: &'a (dyn Fn(&str) + Send + Sync),
+    fetch: &'a dyn Fetch,
+) -> LoadContext<'a> {
+    let models = config.models.clone();
+    LoadContext { inference: &config.inference, models, model: None, pool: pool.clone(), progress, fetch }
+}
+
+/// Loads what certain parameters need: another processor, or what the one at hand lacks.
+fn load_for(
+    pipeline: &dyn Pipeline,
+    config: &Config,
+    pool: &FramePool,
+    (params, work): (&Checked, Option<Preparation>),
+    progress: &(dyn Fn(&str) + Send + Sync),
+) -> Loaded {
+    let fetcher = Fetcher::new(config);
+    match work {
+        Some(work) => work(&context(config, pool, progress, &fetcher)).map(|()| None),
+        None => load(pipeline, config, pool, params, (progress, &fetcher)).map(Some),
+    }
+}
+
+/// Another processor; `None` when the one at hand has what it lacked.
+type Loaded = Result<Option<Box<dyn FrameProcessor>>, PipelineError>;
 
 /// A load that runs beside the frames.
 struct Background {
@@ -196,6 +224,26 @@ impl Worker {
         }
     }
 
+    /// Loads what `params` need while nobody waits for a frame, and puts them in force.
+    fn load_now(&mut self, params: &Checked, progress: &(dyn Fn(&str) + Send + Sync)) -> Result<(), PipelineError> {
+        let work = self.processor.preparation(params);
+        match load_for(self.pipeline, &self.config, &self.pool, (params, work), progress)? {
+            Some(processor) => {
+                self.processor = processor;
+                Ok(())
+            }
+            None => self.prepared(params),
+        }
+    }
+
+    /// Puts `params` in force now that the processor has what it lacked.
+    fn prepared(&mut self, params: &Checked) -> Result<(), PipelineError> {
+        match self.processor.apply(params)? {
+            Applied::Now => Ok(()),
+            Applied::NeedsReload => Err(PipelineError::Load("what was prepared is not all that is needed".to_owned())),
+        }
+    }
+
     /// Runs a picture between two sessions.
     fn picture(&mut self, job: Job) {
         let result = image::read(&job.file).and_then(|picture| {
@@ -203,8 +251,7 @@ impl Worker {
             self.processor.reset();
             if self.processor.apply(&job.params).map_err(failed)? == Applied::NeedsReload {
                 let progress = |line: &str| tracing::info!("Loading for a picture: {line}");
-                self.processor =
-                    load(self.pipeline, &self.config, &self.pool, &job.params, &progress).map_err(failed)?;
+                self.load_now(&job.params, &progress).map_err(failed)?;
             }
             let size = job.params.size;
             let done = image::run(&mut *self.processor, &self.pool, &picture, size, job.passes, job.format);
@@ -224,14 +271,12 @@ impl Worker {
                 let notify = shared.clone();
                 let name = self.pipeline.name();
                 let progress = move |line: &str| notify.notice(format!("Loading {name}: {line}"));
-                let ours = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-                let loaded = load(self.pipeline, &self.config, &self.pool, params, &progress);
+                let turn = self.turn.clone();
+                let ours = turn.lock().unwrap_or_else(PoisonError::into_inner);
+                let loaded = self.load_now(params, &progress);
                 drop(ours);
                 match loaded {
-                    Ok(processor) => {
-                        self.processor = processor;
-                        true
-                    }
+                    Ok(()) => true,
                     Err(error) => {
                         shared.fail("model", format!("Error loading pipeline: {error}"));
                         shared.cancel.cancel();
@@ -393,6 +438,7 @@ impl Worker {
         let (send, done) = channel();
         let (old, replaced) = channel();
         let (before, told, wanted) = (self.loader.take(), shared.clone(), params.clone());
+        let work = self.processor.preparation(&params);
         shared.parameters.load_begins(&params);
         let load = move || {
             if let Some(before) = before {
@@ -405,7 +451,7 @@ impl Worker {
                 told.changed.notify_one();
             };
             let ours = turn.lock().unwrap_or_else(PoisonError::into_inner);
-            let loaded = load(pipeline, &config, &pool, &wanted, &progress);
+            let loaded = load_for(pipeline, &config, &pool, (&wanted, work), &progress);
             drop(ours);
             // A receiver that is gone means that the result is not needed any more.
             let _ = send.send(loaded);
@@ -424,7 +470,15 @@ impl Worker {
     /// Puts the result of a load in the place of the old graph, between two frames.
     fn swap(&mut self, shared: &Arc<Shared>, loaded: Loaded, job: Background, background: &mut Option<Background>) {
         match loaded {
-            Ok(processor) => {
+            Ok(None) => match self.prepared(&job.params) {
+                Ok(()) => {
+                    shared.parameters.took(&job.params);
+                    self.runs_with(shared);
+                    tracing::info!(session = shared.id, "What the new parameters needed is in place.");
+                }
+                Err(error) => self.refuse(shared, &job.params, &error),
+            },
+            Ok(Some(processor)) => {
                 let old = std::mem::replace(&mut self.processor, processor);
                 // The loader waits for it.
                 let _ = job.old.send(old);

@@ -9,13 +9,14 @@ use super::clip::{self, ClipConfig, Hidden};
 use super::controlnet::{self, ControlNetConfig};
 use super::depth::{self, DepthConfig};
 use super::eva::{self, EvaConfig};
+use super::ip_adapter::{self, AdapterConfig, Files};
 use super::kl::{self, KlConfig};
 use super::schedule::Schedule;
 use super::taesd::{self, TaesdConfig};
 use super::tokenizer::ClipTokenizer;
 use super::unet::{self, Added, Question, UnetConfig};
 use super::weights::{Component, Family, Format, Lora, Reader, Repository, Weights};
-use super::{ModelError, Net};
+use super::{ModelError, Net, full};
 use crate::graph::{DType, GraphBuilder, GraphError, Tensor};
 
 /// What a repository is.
@@ -33,6 +34,8 @@ pub enum Kind {
     Depth,
     /// The classifier of a safety checker.
     Safety,
+    /// IP-Adapters with their picture encoders.
+    IpAdapter,
     /// Nothing that is known here.
     Unknown,
 }
@@ -46,6 +49,7 @@ impl std::fmt::Display for Kind {
             Kind::Lora => f.write_str("LoRA"),
             Kind::Depth => f.write_str("depth model"),
             Kind::Safety => f.write_str("safety checker"),
+            Kind::IpAdapter => f.write_str("IP-Adapter"),
             Kind::Unknown => f.write_str("unknown"),
         }
     }
@@ -81,7 +85,7 @@ impl Report {
         let trouble = |part: &Checked| Some(format!("{}: {}", part.name, part.trouble.as_ref()?));
         match self.kind {
             Kind::Unknown => Some(
-                "neither a model nor a ControlNet, a tiny autoencoder, a LoRA, a depth model or a safety checker"
+                "neither a model nor a ControlNet, a tiny autoencoder, a LoRA, a depth model, a safety checker or an IP-Adapter"
                     .to_owned(),
             ),
             _ => self.parts.iter().find_map(trouble),
@@ -118,6 +122,9 @@ pub fn kind(repository: &Repository) -> Kind {
     if lora_file(repository.root()).is_some_and(|path| Lora::open(&path).is_ok()) {
         return Kind::Lora;
     }
+    if !adapters(repository.root()).is_empty() {
+        return Kind::IpAdapter;
+    }
     match class().as_deref() {
         Some("ControlNetModel") => Kind::ControlNet,
         Some("AutoencoderTiny") => Kind::TinyVae,
@@ -143,6 +150,10 @@ pub fn check(repository: &Repository, dtype: DType) -> Report {
             let picture = net.g.input("picture", DType::F32, [1, 3, config.size, config.size])?;
             eva::build(net, &config, &picture).map(|_| ())
         })],
+        Kind::IpAdapter => {
+            let lines = adapters(repository.root());
+            lines.iter().flat_map(|(family, files)| adapter(*family, files, dtype)).collect()
+        }
         Kind::Unknown => Vec::new(),
         Kind::Pipeline(family) => pipeline(repository, family, dtype),
     };
@@ -313,6 +324,55 @@ fn lora(root: &Path) -> Checked {
         (Err(error), _) | (_, Err(error)) => checked.trouble = Some(error.to_string()),
     }
     checked
+}
+
+/// The adapters of which anything is there, by the line that they are for.
+fn adapters(root: &Path) -> Vec<(Family, Files)> {
+    let all = [Family::Sd1, Family::Sdxl].into_iter().filter_map(|family| Some((family, Files::of(root, family)?)));
+    all.filter(|(_, files)| !files.absent()).collect()
+}
+
+/// Checks the adapter of a line and its picture encoder, against the UNet of that line as it is published.
+fn adapter(family: Family, files: &Files, dtype: DType) -> [Checked; 2] {
+    let (names, unet) = match family {
+        Family::Sdxl => (["sdxl adapter", "sdxl encoder"], full::unet("sdxl")),
+        _ => (["sd15 adapter", "sd15 encoder"], full::unet("sd15")),
+    };
+    let mut parts = names.map(|name| Checked { name, format: None, parameters: 0, bytes: 0, trouble: None });
+    let (weights, encoder) = (files.adapter(), files.encoder(dtype));
+    let seen = [weights.as_ref().ok(), encoder.as_ref().ok().map(|(_, weights)| weights)];
+    for (part, weights) in parts.iter_mut().zip(seen) {
+        let Some(weights) = weights else { continue };
+        (part.format, part.parameters, part.bytes) = (weights.format(), weights.parameters(), weights.bytes());
+    }
+    let troubles = [weights.as_ref().err().map(ToString::to_string), encoder.as_ref().err().map(ToString::to_string)];
+    for (part, trouble) in parts.iter_mut().zip(troubles) {
+        part.trouble = trouble;
+    }
+    let [adapter, whole] = &mut parts;
+    let Ok(weights) = weights else { return parts };
+    let images = || {
+        let (config, unet) = (AdapterConfig::of(&weights)?, UnetConfig::from_json(&unet)?);
+        let mut g = GraphBuilder::new("check");
+        let tokens = g.input("tokens", DType::F32, [1, config.tokens, config.width])?;
+        let count = ip_adapter::Layers::of(&unet).count() as u64;
+        let scales = g.input("scales", DType::F32, [1, count])?;
+        let mut source = Reader::checking(&weights);
+        ip_adapter::images(&mut Net::new(&mut g, &mut source, dtype), &unet, &tokens, &scales)?;
+        Ok::<_, ModelError>(config)
+    };
+    match (images(), encoder) {
+        (Err(error), _) => adapter.trouble = Some(error.to_string()),
+        (Ok(config), Ok((json, encoder))) => {
+            let mut sources = [Reader::checking(&encoder), Reader::checking(&weights)];
+            let [encoder, weights] = &mut sources;
+            let graph = ip_adapter::check(&config, &json, config.width)
+                .and_then(|vision| ip_adapter::graph(&vision, encoder, &config, weights, dtype));
+            whole.trouble = graph.err().map(|error| error.to_string());
+        }
+        (Ok(_), Err(_)) => {}
+    }
+    parts
 }
 
 /// The file of a LoRA: `root` itself, the one of the usual name in it, or the only `.safetensors` file in it.

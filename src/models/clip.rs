@@ -39,6 +39,16 @@ pub enum Activation {
     Gelu,
 }
 
+impl Activation {
+    pub(super) fn from_fields(fields: Fields<'_>) -> Result<Self, ModelError> {
+        match fields.text("hidden_act").unwrap_or("quick_gelu") {
+            "quick_gelu" => Ok(Self::QuickGelu),
+            "gelu" => Ok(Self::Gelu),
+            other => Err(ModelError::config("hidden_act", format!("{other} is not built here"))),
+        }
+    }
+}
+
 /// Which states are the embedding of a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hidden {
@@ -71,11 +81,7 @@ impl ClipConfig {
     /// [`ModelError::Config`] with the first key that is wrong or asks for what is not built here.
     pub fn from_json(config: &Value) -> Result<Self, ModelError> {
         let fields = Fields(config);
-        let activation = match fields.text("hidden_act").unwrap_or("quick_gelu") {
-            "quick_gelu" => Activation::QuickGelu,
-            "gelu" => Activation::Gelu,
-            other => return Err(ModelError::config("hidden_act", format!("{other} is not built here"))),
-        };
+        let activation = Activation::from_fields(fields)?;
         let with_projection = config
             .get("architectures")
             .and_then(Value::as_array)
@@ -91,14 +97,19 @@ impl ClipConfig {
             vocabulary: fields.count_or("vocab_size", 49408)?,
             projection: if with_projection { Some(fields.count_or("projection_dim", 512)?) } else { None },
         };
-        if clip.heads == 0 || !clip.hidden.is_multiple_of(clip.heads) {
-            let reason = format!("{} heads do not divide a width of {}", clip.heads, clip.hidden);
+        clip.check()?;
+        Ok(clip)
+    }
+
+    pub(super) fn check(&self) -> Result<(), ModelError> {
+        if self.heads == 0 || !self.hidden.is_multiple_of(self.heads) {
+            let reason = format!("{} heads do not divide a width of {}", self.heads, self.hidden);
             return Err(ModelError::config("num_attention_heads", reason));
         }
-        if !(1..=256).contains(&clip.layers) {
-            return Err(ModelError::config("num_hidden_layers", format!("{} layers", clip.layers)));
+        if !(1..=256).contains(&self.layers) {
+            return Err(ModelError::config("num_hidden_layers", format!("{} layers", self.layers)));
         }
-        Ok(clip)
+        Ok(())
     }
 }
 
@@ -135,7 +146,7 @@ pub fn build(
         let pools = config.projection.is_some() && ends.is_some();
         let mut state = x.clone();
         for i in 0..if pools { config.layers } else { kept } {
-            x = net.within(&format!("encoder.layers.{i}"), |net| layer(net, config, size, &x, &mask))?;
+            x = net.within(&format!("encoder.layers.{i}"), |net| layer(net, config, size, &x, Some(&mask)))?;
             if i + 1 == kept {
                 state = x.clone();
             }
@@ -197,10 +208,11 @@ pub fn join(first: &[f32], second: &[f32], tokens: usize) -> Vec<f32> {
     rows.flat_map(|(first, second)| first.iter().chain(second)).copied().collect()
 }
 
+/// Sequences and the tokens of each.
 #[derive(Clone, Copy)]
-struct Size {
-    batch: u64,
-    tokens: u64,
+pub(super) struct Size {
+    pub batch: u64,
+    pub tokens: u64,
 }
 
 /// The tokens' and the places' vectors, (B · T, hidden).
@@ -220,7 +232,14 @@ fn mask(net: &mut Net<'_>, tokens: u64) -> Result<Tensor, ModelError> {
     Ok(net.g.floats(DType::F32, [tokens, tokens], &cells)?)
 }
 
-fn layer(net: &mut Net<'_>, config: &ClipConfig, size: Size, x: &Tensor, mask: &Tensor) -> Result<Tensor, ModelError> {
+/// One transformer layer over `x` (B · T, hidden); with `mask` (T, T), which is added, only some tokens see each other.
+pub(super) fn layer(
+    net: &mut Net<'_>,
+    config: &ClipConfig,
+    size: Size,
+    x: &Tensor,
+    mask: Option<&Tensor>,
+) -> Result<Tensor, ModelError> {
     let normal = net.layer_norm("layer_norm1", x, config.epsilon)?;
     let attended = net.within("self_attn", |net| attend(net, config, size, &normal, mask))?;
     let x = net.g.add(x, &attended)?;
@@ -237,7 +256,13 @@ fn layer(net: &mut Net<'_>, config: &ClipConfig, size: Size, x: &Tensor, mask: &
 }
 
 /// Attention among the tokens of each text; the softmax is of `f32`.
-fn attend(net: &mut Net<'_>, config: &ClipConfig, size: Size, x: &Tensor, mask: &Tensor) -> Result<Tensor, ModelError> {
+fn attend(
+    net: &mut Net<'_>,
+    config: &ClipConfig,
+    size: Size,
+    x: &Tensor,
+    mask: Option<&Tensor>,
+) -> Result<Tensor, ModelError> {
     let each = config.hidden / config.heads;
     let split = [size.batch as i64, size.tokens as i64, config.heads as i64, each as i64];
     let mut heads = |name: &str, order: [usize; 4]| {
@@ -251,7 +276,10 @@ fn attend(net: &mut Net<'_>, config: &ClipConfig, size: Size, x: &Tensor, mask: 
     let query = net.g.mul_scalar(&query, 1.0 / (each as f64).sqrt())?;
     let scores = net.g.matmul(&query, &key)?;
     let scores = net.g.cast(&scores, DType::F32)?;
-    let scores = net.g.add(&scores, mask)?;
+    let scores = match mask {
+        Some(mask) => net.g.add(&scores, mask)?,
+        None => scores,
+    };
     let shares = net.g.softmax(&scores, -1)?;
     let shares = net.g.cast(&shares, net.dtype())?;
     let mixed = net.g.matmul(&shares, &value)?;

@@ -93,6 +93,18 @@ pub fn controlnet(family: &str) -> Value {
     merged(unet(family), own)
 }
 
+/// The `config.json` of the picture encoder that the IP-Adapter of `family` takes: of `sd15`, else of SDXL.
+pub fn vision(family: &str) -> Value {
+    let common = json!({"hidden_act": "gelu", "image_size": 224, "patch_size": 14, "num_attention_heads": 16});
+    let own = match family {
+        "sd15" => json!({
+            "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "projection_dim": 1024,
+        }),
+        _ => json!({"hidden_size": 1664, "intermediate_size": 8192, "num_hidden_layers": 48, "projection_dim": 1280}),
+    };
+    merged(common, own)
+}
+
 fn merged(mut all: Value, more: Value) -> Value {
     if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {
         all.extend(more);

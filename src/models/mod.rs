@@ -13,6 +13,7 @@ mod fields;
 pub mod filter;
 pub mod full;
 pub mod hint;
+pub mod ip_adapter;
 pub mod kl;
 mod net;
 pub mod noise;
@@ -26,6 +27,7 @@ pub mod tflite;
 pub mod tiny;
 pub mod tokenizer;
 pub mod unet;
+pub mod vision;
 pub mod weights;
 
 pub use net::{Net, Shared};

@@ -14,7 +14,7 @@ use super::synthetic::{Calibration, Synthetic};
 pub const CONTEXT: usize = 32;
 
 /// The `config.json` of the model called `name`: `unet-sd15`, `unet-sd21`, `unet-sdxl`, `controlnet-sd15-0` and the like,
-/// `taesd`, `kl`, `depth-1`, `eva`.
+/// `taesd`, `kl`, `depth-1`, `eva`, `vision`.
 ///
 /// # Errors
 /// [`ModelError::Config`] when there is no such model.
@@ -33,6 +33,7 @@ pub fn config(name: &str) -> Result<Value, ModelError> {
         "kl" => include_str!("tiny/kl.json"),
         "depth-1" => include_str!("tiny/depth.json"),
         "eva" => include_str!("tiny/eva.json"),
+        "vision" => include_str!("tiny/vision.json"),
         _ => return Err(ModelError::config("model", format!("{name} is no small model"))),
     };
     serde_json::from_str(text).map_err(|error| ModelError::config(name, error.to_string()))

@@ -101,6 +101,25 @@ pub enum Instead {
     Picture(Box<VideoFrame>),
 }
 
+/// Fetches what parameters name by URL.
+pub trait Fetch: Sync {
+    /// The bytes at `url`, which is `http` or `https`. `None` when they cannot be had and whatever asks is to go on without them
+    /// for now; why has been told then.
+    ///
+    /// # Errors
+    /// Why there are none, for people.
+    fn fetch(&self, url: &str) -> Result<Option<Vec<u8>>, String>;
+}
+
+/// Fetches nothing.
+pub struct NoFetch;
+
+impl Fetch for NoFetch {
+    fn fetch(&self, _: &str) -> Result<Option<Vec<u8>>, String> {
+        Err("nothing is fetched here; give the picture itself, as a data URI".to_owned())
+    }
+}
+
 /// What a pipeline needs to load.
 pub struct LoadContext<'a> {
     /// Where the graph runs: `cpu`, `cuda` or `tensorrt`.
@@ -113,6 +132,8 @@ pub struct LoadContext<'a> {
     pub pool: FramePool,
     /// Called with one line whenever loading reaches a new step.
     pub progress: &'a (dyn Fn(&str) + Send + Sync),
+    /// Fetches what parameters name by URL.
+    pub fetch: &'a dyn Fetch,
 }
 
 impl LoadContext<'_> {
@@ -207,6 +228,9 @@ pub trait Pipeline: Send + Sync {
     fn load(&self, cx: &LoadContext<'_>, params: &Checked) -> Result<Box<dyn FrameProcessor>, PipelineError>;
 }
 
+/// Something that has to be made before a processor can take certain parameters, and is less than another processor.
+pub type Preparation = Box<dyn FnOnce(&LoadContext<'_>) -> Result<(), PipelineError> + Send>;
+
 /// A loaded pipeline. Lives on one thread from its first frame on; that thread owns every device session.
 pub trait FrameProcessor: Send {
     /// The layout that [`Self::process`] wants and gives.
@@ -217,6 +241,14 @@ pub trait FrameProcessor: Send {
     /// # Errors
     /// [`PipelineError::Params`]; the old parameters stay in force.
     fn apply(&mut self, params: &Checked) -> Result<Applied, PipelineError>;
+
+    /// What has to be made before [`Self::apply`] can take `params`, where that answers [`Applied::NeedsReload`] and less than
+    /// another processor will do. It runs on another thread while frames go on; when it is done the parameters are applied
+    /// again. `None` when another processor is needed.
+    fn preparation(&mut self, params: &Checked) -> Option<Preparation> {
+        let _ = params;
+        None
+    }
 
     /// Turns one frame into the next output. Size and layout are those of the parameters in force; `pts`, `seq` and
     /// `stamps` pass through.

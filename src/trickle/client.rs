@@ -11,7 +11,7 @@ use reqwest::{Body, Response, Url};
 
 use super::config::Config;
 use super::error::TrickleError;
-use super::policy::{Policy, Resolver};
+use super::policy::Policy;
 use super::protocol::{self, Answer, Limits, Position};
 
 /// A number that no channel reaches: asking for it yields the edge at once, on servers without `/next`.
@@ -97,11 +97,11 @@ impl Client {
     pub fn new(config: &Config) -> Result<Self, TrickleError> {
         let wrong = |word| TrickleError::Forbidden(format!("trickle.allow: {word}"));
         let policy = Arc::new(Policy::parse(&config.allow).map_err(wrong)?);
-        let http = reqwest::Client::builder()
+        let http = policy
+            .guard(reqwest::Client::builder())
             .tls_backend_preconfigured(
                 crate::tls::client_config(&config.tls).map_err(|error| TrickleError::Tls(error.to_string()))?,
             )
-            .dns_resolver(Arc::new(Resolver(policy.clone())))
             .http1_only()
             .no_proxy()
             .referer(false)

@@ -25,7 +25,11 @@ enum Rule {
 
 /// Which addresses are allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy(Vec<Rule>);
+pub struct Policy {
+    rules: Vec<Rule>,
+    /// The setting that says so.
+    setting: &'static str,
+}
 
 /// What an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +54,21 @@ impl Policy {
         if rules.is_empty() {
             return Err("nothing is allowed; say at least one of public, private, loopback, a network or a host".into());
         }
-        Ok(Self(rules))
+        Ok(Self { rules, setting: "trickle.allow" })
+    }
+
+    /// The same for another setting, which refusals name.
+    pub fn of(self, setting: &'static str) -> Self {
+        Self { setting, ..self }
+    }
+
+    /// A client of `builder` resolves names to allowed addresses alone. Addresses in URLs are for [`Self::check`].
+    pub fn guard(self: &Arc<Self>, builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
+        builder.dns_resolver(Arc::new(Resolver(self.clone())))
+    }
+
+    fn refusal(&self, host: &str) -> String {
+        format!("{host} is not among the addresses that {} permits", self.setting)
     }
 
     /// Whether a channel may be at `url`, as far as the text tells: a name is judged when it is resolved.
@@ -64,14 +82,14 @@ impl Policy {
             Some(Host::Ipv4(address)) => (address.to_string(), IpAddr::V4(address)),
             Some(Host::Ipv6(address)) => (address.to_string(), IpAddr::V6(address)),
         };
-        if self.allows(&name, address) { Ok(()) } else { Err(refusal(&name)) }
+        if self.allows(&name, address) { Ok(()) } else { Err(self.refusal(&name)) }
     }
 
     /// Whether the host `name` at `address` is allowed.
     fn allows(&self, name: &str, address: IpAddr) -> bool {
         let inner = embedded(address);
         let kind = kind(inner);
-        self.0.iter().any(|rule| match rule {
+        self.rules.iter().any(|rule| match rule {
             Rule::Any => true,
             Rule::Public => kind == Kind::Public,
             Rule::Private => kind == Kind::Private,
@@ -101,10 +119,6 @@ fn rule(word: &str) -> Result<Rule, String> {
             _ => host(word),
         },
     }
-}
-
-fn refusal(host: &str) -> String {
-    format!("{host} is not among the addresses that trickle.allow permits")
 }
 
 /// The IPv4 address inside an IPv6 one that only wraps it (mapped, NAT64, 6to4); else the address itself.
@@ -155,7 +169,7 @@ fn kind_of_six(address: Ipv6Addr) -> Kind {
 }
 
 /// Resolves names to the addresses that are allowed.
-pub(super) struct Resolver(pub Arc<Policy>);
+struct Resolver(Arc<Policy>);
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
@@ -165,7 +179,7 @@ impl Resolve for Resolver {
             let found = tokio::net::lookup_host((name, 0)).await?;
             let allowed: Vec<SocketAddr> = found.filter(|address| policy.allows(name, address.ip())).collect();
             if allowed.is_empty() {
-                return Err(refusal(name).into());
+                return Err(policy.refusal(name).into());
             }
             Ok(Box::new(allowed.into_iter()) as Addrs)
         })

@@ -114,6 +114,7 @@ impl Bench<'_> {
             apart: false,
             latent_before: 0,
             latent_after: 0,
+            image_tokens: 0,
             float_image: false,
         })
     }
@@ -131,14 +132,14 @@ impl Bench<'_> {
             let mut controls = vec![tiny::weights("controlnet-sd15-0")?; config.controls.len()];
             let [unet, vae] = &mut all;
             let controls = controls.iter_mut().map(|source| source as &mut dyn Source).collect();
-            return build(Sources { unet, vae, controls, depth: None });
+            return build(Sources { unet, vae, controls, depth: None, adapter: None });
         }
         let file = |part: usize| Random::create(&self.work.join(format!("{name}-{part}.weights")));
         let (mut unet, mut vae) = (file(0)?, file(1)?);
         let mut controls = (0..config.controls.len()).map(|j| file(2 + j)).collect::<Result<Vec<_>, _>>()?;
         let model = {
             let controls = controls.iter_mut().map(|source| source as &mut dyn Source).collect();
-            build(Sources { unet: &mut unet, vae: &mut vae, controls, depth: None })?
+            build(Sources { unet: &mut unet, vae: &mut vae, controls, depth: None, adapter: None })?
         };
         for source in [unet, vae].into_iter().chain(controls) {
             source.finish()?;

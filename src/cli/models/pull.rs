@@ -186,9 +186,23 @@ fn verify(path: &Path, blob: &Path, file: &str, etag: &str, size: u64) -> Result
     Err(PullError::Damaged { file: file.to_owned(), found, expected })
 }
 
+/// What is needed of a repository of IP-Adapters in the layout of h94/IP-Adapter, which holds many more.
+const ADAPTERS: [&str; 6] = [
+    "models/image_encoder/config.json",
+    "sdxl_models/image_encoder/config.json",
+    "models/ip-adapter_sd15.safetensors",
+    "models/image_encoder/model.safetensors",
+    "sdxl_models/ip-adapter_sdxl.safetensors",
+    "sdxl_models/image_encoder/model.safetensors",
+];
+
 /// Which of a repository's files are needed: configurations, tokenizers, and weights as `.safetensors`, in half precision
 /// where there is a choice and `half` is set. Sorted, small files first.
 pub(super) fn needed(all: &[String], half: bool) -> Vec<String> {
+    let adapters: Vec<String> = ADAPTERS.map(str::to_owned).into_iter().filter(|file| all.contains(file)).collect();
+    if !adapters.is_empty() {
+        return adapters;
+    }
     const FOLDERS: [&str; 9] =
         ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "taesd", ""];
     const TEXTS: [&str; 8] = [

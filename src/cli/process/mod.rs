@@ -261,6 +261,7 @@ pub fn process(job: &Job, config: &engine::Config, stop: &AtomicBool) -> Result<
         model,
         pool: pool.clone(),
         progress: &progress,
+        fetch: &engine::fetch::Fetcher::new(config),
     };
     let mut processor = pipeline
         .load(&cx, &checked)

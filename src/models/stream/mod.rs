@@ -30,6 +30,7 @@
 //! | `has_last` | f32 (1) | 1 where `last_latent` is there, 0 where nothing is mixed in; only with feedback of latents |
 //! | `latent_before`, `latent_after` | f32 (n) | shares of the last latent in what comes to the first step and in what the last one gives |
 //! | `text_embeds`, `time_ids` | f32 (R, P), f32 (R, 6) | only for SDXL |
+//! | `image_tokens`, `ipadapter_scale` | f32 (R, T, D), f32 (R, L) | a picture beside the prompt and its scale in each of the UNet's L layers, in the order of [`ip_adapter::Layers`]; only with an IP-Adapter |
 //!
 //! # Outputs
 //!
@@ -43,6 +44,7 @@ mod stages;
 
 use super::controlnet::{self, ControlNetConfig};
 use super::hint::{self, Hint};
+use super::ip_adapter;
 use super::kl::{self, KlConfig};
 use super::taesd::{self, TaesdConfig};
 use super::unet::{self, Added, Question, UnetConfig};
@@ -127,6 +129,8 @@ pub struct StreamConfig {
     pub latent_before: u64,
     /// How often the last latent is mixed into the predicted one.
     pub latent_after: u64,
+    /// Tokens T of an IP-Adapter's picture; 0 without an IP-Adapter.
+    pub image_tokens: u64,
     /// Whether the picture is also an output of floats.
     pub float_image: bool,
 }
@@ -141,6 +145,8 @@ pub struct Sources<'a> {
     pub controls: Vec<&'a mut dyn Source>,
     /// Of the depth model, where there is a [`Hint::Depth`]. One model serves all of them.
     pub depth: Option<&'a mut dyn Source>,
+    /// Of the IP-Adapter, where there is one.
+    pub adapter: Option<&'a mut dyn Source>,
 }
 
 impl StreamConfig {
@@ -255,7 +261,7 @@ pub fn build(config: &StreamConfig, sources: Sources<'_>) -> Result<Model, Model
     if sources.controls.len() != config.controls.len() {
         return Err(ModelError::config("controlnets", "not as many weights as ControlNets"));
     }
-    let Sources { unet, vae, controls, mut depth } = sources;
+    let Sources { unet, vae, controls, mut depth, adapter } = sources;
     let mut builder = GraphBuilder::new("stream");
     let g = &mut builder;
     let [h, w] = config.latent();
@@ -277,7 +283,7 @@ pub fn build(config: &StreamConfig, sources: Sources<'_>) -> Result<Model, Model
     let asked = Asked::inputs(g, config)?;
     let knobs = scheduler::Knobs::inputs(g, config)?;
     let batch = g.scope("scheduler", |g| scheduler::enter(g, config, &knobs, &start))?;
-    let predictors = Predictors { unet, controls, depth: depth.as_deref_mut() };
+    let predictors = Predictors { unet, controls, depth: depth.as_deref_mut(), adapter };
     let prediction = predict(g, config, predictors, frame.as_ref(), &asked, &batch.rows)?;
     let step = g.scope("scheduler", |g| scheduler::step(g, config, &knobs, &batch, &prediction))?;
 
@@ -352,6 +358,8 @@ struct Asked {
     encoder_hidden_states: Tensor,
     timestep: Tensor,
     added: Option<[Tensor; 2]>,
+    /// Tokens and scales.
+    image: Option<[Tensor; 2]>,
 }
 
 impl Asked {
@@ -371,6 +379,15 @@ impl Asked {
                     Some([text_embeds, g.input("time_ids", DType::F32, [rows, 6])?])
                 }
             },
+            image: match config.image_tokens {
+                0 => None,
+                count => {
+                    let width = config.unet.trunk.context_dim;
+                    let tokens = g.input("image_tokens", DType::F32, [rows, count, width])?;
+                    let layers = ip_adapter::Layers::of(&config.unet).count() as u64;
+                    Some([tokens, g.input("ipadapter_scale", DType::F32, [rows, layers])?])
+                }
+            },
         })
     }
 }
@@ -380,6 +397,7 @@ struct Predictors<'a, 'd> {
     unet: &'a mut dyn Source,
     controls: Vec<&'a mut dyn Source>,
     depth: Option<&'d mut (dyn Source + 'a)>,
+    adapter: Option<&'a mut dyn Source>,
 }
 
 /// The UNet's prediction for `sample` (R, 4, h, w), with what the ControlNets add. `frame` (F, H, W, 3) is what condition
@@ -392,7 +410,7 @@ fn predict(
     asked: &Asked,
     sample: &Tensor,
 ) -> Result<Tensor, ModelError> {
-    let Predictors { unet, controls, mut depth } = sources;
+    let Predictors { unet, controls, mut depth, adapter } = sources;
     // What several ControlNets are given is made once.
     let mut known: Vec<(&Hint, Tensor)> = Vec::new();
     let question = || Question {
@@ -448,9 +466,17 @@ fn predict(
             controlnet::build(net, control, &question(), &condition, &scale)
         })?);
     }
+    let images = match (&asked.image, adapter) {
+        (None, _) => None,
+        (Some(_), None) => return Err(ModelError::config("ip_adapter", "no weights of an IP-Adapter are given")),
+        (Some([tokens, scales]), Some(adapter)) => {
+            Some(ip_adapter::images(&mut Net::new(g, adapter, config.precision), &config.unet, tokens, scales)?)
+        }
+    };
     let mut net = Net::new(g, unet, config.precision);
     let residuals = controlnet::sum(&mut net, residuals)?;
-    let prediction = net.place("unet", |net| unet::build(net, &config.unet, &question(), residuals.as_ref()))?;
+    let prediction =
+        net.place("unet", |net| unet::build_beside(net, &config.unet, &question(), residuals.as_ref(), images))?;
     Ok(g.cast(&prediction, DType::F32)?)
 }
 

@@ -56,8 +56,8 @@ pub fn stage(config: &StreamConfig, sources: Sources<'_>, stage: Stage) -> Resul
                 true => Some(g.input("frame", DType::U8, [frames, config.height, config.width, 3])?),
                 false => None,
             };
-            let Sources { unet, controls, depth, .. } = sources;
-            predict(g, config, Predictors { unet, controls, depth }, frame.as_ref(), &asked, &sample)?
+            let Sources { unet, controls, depth, adapter, .. } = sources;
+            predict(g, config, Predictors { unet, controls, depth, adapter }, frame.as_ref(), &asked, &sample)?
         }
         Stage::Decode => {
             let x0 = g.input("x0", DType::F32, [frames, channels, h, w])?;

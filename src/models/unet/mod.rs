@@ -4,6 +4,7 @@ mod attention;
 mod blocks;
 mod config;
 
+use super::ip_adapter::Images;
 use super::net::{Net, channels, fixed};
 use super::{ModelError, controlnet};
 use crate::graph::{DType, Tensor};
@@ -44,8 +45,25 @@ pub fn build(
     question: &Question<'_>,
     residuals: Option<&controlnet::Residuals>,
 ) -> Result<Tensor, ModelError> {
+    build_beside(net, config, question, residuals, None)
+}
+
+/// As [`build`], with an IP-Adapter's pictures beside the prompt.
+///
+/// # Errors
+/// As there.
+pub fn build_beside(
+    net: &mut Net<'_>,
+    config: &UnetConfig,
+    question: &Question<'_>,
+    residuals: Option<&controlnet::Residuals>,
+    images: Option<Images>,
+) -> Result<Tensor, ModelError> {
     let trunk = &config.trunk;
-    let conditions = conditions(net, trunk, question)?;
+    let mut conditions = conditions(net, trunk, question)?;
+    if let Some(images) = images {
+        conditions.context = conditions.context.beside(images);
+    }
     let sample = enter(net, trunk, question)?;
     let sample = net.conv3("conv_in", &sample, trunk.channels[0])?;
     let mut features = down(net, trunk, sample, &conditions)?;
@@ -60,6 +78,7 @@ pub fn build(
         features.middle = net.g.add(&features.middle, &residuals.middle)?;
     }
     let x = blocks::up(net, config, features, &conditions)?;
+    conditions.context.finish()?;
     let x = net.group_norm("conv_norm_out", &x, trunk.groups, trunk.epsilon)?;
     let x = net.g.silu(&x)?;
     net.conv3("conv_out", &x, config.out_channels)

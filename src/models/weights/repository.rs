@@ -140,6 +140,14 @@ impl Repository {
         Weights::of_names(file.clone(), names)
     }
 
+    /// The weights called `stem` at the top of a repository that is a folder, `wanted` deciding as in [`Self::weights`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn weights_called(&self, stem: &str, wanted: DType) -> Result<Weights, WeightsError> {
+        in_folder(&self.root, stem, wanted)
+    }
+
     /// A folder with the files of a tokenizer, `n` = 1 or 2: inside the repository, or beside a single file.
     pub fn tokenizer(&self, n: u32) -> Option<PathBuf> {
         let name = if n == 2 { "tokenizer_2" } else { "tokenizer" };

@@ -44,6 +44,7 @@ impl Piping {
             model,
             pool: pool.clone(),
             progress: cx.progress,
+            fetch: cx.fetch,
         };
         let processor = StreamDiffusion::PLAIN.load(&cx, &checked)?;
         Ok(Self { processor, size: checked.size, pool, checked })

@@ -23,6 +23,7 @@ fn load(pool: &FramePool, checked: &Checked) -> Result<Box<dyn FrameProcessor>, 
         model: None,
         pool: pool.clone(),
         progress: &|_| {},
+        fetch: &crate::pipeline::NoFetch,
     };
     ComfyUi.load(&cx, checked)
 }

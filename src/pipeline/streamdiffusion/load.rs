@@ -1,6 +1,7 @@
 //! Models to loaded streams.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::controls::DEPTH_MODEL;
 use super::params::{Settings, Shape, TINY};
@@ -9,6 +10,7 @@ use super::processor::{Parts, Stream, Through};
 use super::processors::Made;
 use super::safety::Guard;
 use super::similar::Filter;
+use super::style::Styles;
 use super::text::{Clips, Prompts, TOKENS, Tiny};
 use crate::frame::Size;
 use crate::graph::{DType, Model};
@@ -16,6 +18,7 @@ use crate::inference::{Graph, Provider, Runtime, Session};
 use crate::models::controlnet::ControlNetConfig;
 use crate::models::depth::DepthConfig;
 use crate::models::hint::Hint;
+use crate::models::ip_adapter::{AdapterConfig, Files, REPOSITORY};
 use crate::models::schedule::Schedule;
 use crate::models::stream::{self, Mode, Sources, StreamConfig, Vae};
 use crate::models::taesd::TaesdConfig;
@@ -37,21 +40,15 @@ pub(super) fn load(cx: &LoadContext<'_>, settings: Settings) -> Result<Box<dyn F
     }
     (cx.progress)("loading ONNX Runtime");
     let runtime = Runtime::load(cx.inference).map_err(failed)?;
-    let precision = match settings.shape.half {
-        Some(true) => DType::F16,
-        Some(false) => DType::F32,
-        None if cx.inference.provider == Provider::Cpu => DType::F32,
-        None => DType::F16,
-    };
-    let place = Place::new(runtime, cx, precision);
+    let place = Place::new(runtime, cx, precision(cx, settings.shape.half));
     if settings.shape.skip_diffusion {
         (cx.progress)("building the graph of the processors");
         let session = filters(cx, &place, &settings.shape)?;
         return Ok(Box::new(Through::new(settings, Some(session), cx.pool.clone())?));
     }
     let mut parts = match settings.shape.model == TINY {
-        true => made_up(cx, &place, &settings.shape)?,
-        false => real(cx, &place, &settings.shape)?,
+        true => made_up(cx, &place, &settings)?,
+        false => real(cx, &place, &settings)?,
     };
     if settings.shape.similar {
         parts.filter = Some(Filter::load(runtime, cx.inference, settings.shape.size)?);
@@ -63,6 +60,27 @@ pub(super) fn load(cx: &LoadContext<'_>, settings: Settings) -> Result<Box<dyn F
     }
     (cx.progress)("running the graph once");
     Ok(Box::new(Stream::new(parts, settings, cx.pool.clone())?))
+}
+
+/// The type that `half` asks for, where it is not left to the provider.
+fn precision(cx: &LoadContext<'_>, half: Option<bool>) -> DType {
+    match half {
+        Some(true) => DType::F16,
+        Some(false) => DType::F32,
+        None if cx.inference.provider == Provider::Cpu => DType::F32,
+        None => DType::F16,
+    }
+}
+
+/// Makes the tokens of `picture` beside a stream.
+pub(super) fn prepare(
+    cx: &LoadContext<'_>,
+    styles: &Styles,
+    half: Option<bool>,
+    picture: &Arc<str>,
+) -> Result<(), PipelineError> {
+    let runtime = Runtime::load(cx.inference).map_err(failed)?;
+    styles.make(&Place::new(runtime, cx, precision(cx, half)), cx.fetch, picture)
 }
 
 fn stream_config(
@@ -91,11 +109,13 @@ fn stream_config(
         apart: shape.host,
         latent_before: shape.latents[0] as u64,
         latent_after: shape.latents[1] as u64,
+        image_tokens: 0,
         float_image: false,
     }
 }
 
-fn real(cx: &LoadContext<'_>, place: &Place<'_>, shape: &Shape) -> Result<Parts, PipelineError> {
+fn real(cx: &LoadContext<'_>, place: &Place<'_>, settings: &Settings) -> Result<Parts, PipelineError> {
+    let shape = &settings.shape;
     let model = match &cx.model {
         Some(path) => Repository::at(path).map_err(failed)?,
         None => find_model(&cx.models, &shape.model)?,
@@ -135,25 +155,56 @@ fn real(cx: &LoadContext<'_>, place: &Place<'_>, shape: &Shape) -> Result<Parts,
         controls.push(ControlNetConfig { hint, ..ControlNetConfig::from_json(&json).map_err(failed)? });
         control_weights.push(control.weights(Component::ControlNet, place.precision).map_err(failed)?);
     }
+    // The picture encoder is gone before the graph is built.
+    let adapter = match shape.adapter {
+        true => Some(adapter(cx, place, settings)?),
+        false => None,
+    };
     (cx.progress)("loading the text encoder");
     let clips = Clips::load(place, &model, &loras)?;
     (cx.progress)("building the graph");
-    let config = stream_config(shape, place.precision, unet, vae, controls, depth.as_ref().map(|(config, _)| config));
+    let depth_config = depth.as_ref().map(|(config, _)| config);
+    let mut config = stream_config(shape, place.precision, unet, vae, controls, depth_config);
+    config.image_tokens = adapter.as_ref().map_or(0, |(styles, _)| styles.config.tokens);
+    let adapter_weights = adapter.as_ref().map(|(_, weights)| weights);
     let depth_weights = depth.as_ref().map(|(_, weights)| weights);
-    let all: Vec<&Weights> =
-        [&unet_weights, &vae_weights].into_iter().chain(&control_weights).chain(depth_weights).collect();
+    let all: Vec<&Weights> = [&unet_weights, &vae_weights]
+        .into_iter()
+        .chain(&control_weights)
+        .chain(depth_weights)
+        .chain(adapter_weights)
+        .collect();
     let session = place.session("stream", true, &all, |sources| {
         let [unet, vae, others @ ..] = sources else {
             return Err(ModelError::config("model", "weights of two models are needed"));
         };
-        let (controls, depth) = others.split_at_mut(control_weights.len());
+        let (controls, others) = others.split_at_mut(control_weights.len());
+        let (depth, adapter) = others.split_at_mut(usize::from(depth_weights.is_some()));
         let controls = controls.iter_mut().map(|source| &mut **source as &mut dyn Source).collect();
         let depth = depth.first_mut().map(|source| &mut **source as &mut dyn Source);
-        let model = stream::build(&config, Sources { unet: &mut **unet, vae: &mut **vae, controls, depth })?;
+        let adapter = adapter.first_mut().map(|source| &mut **source as &mut dyn Source);
+        let sources = Sources { unet: &mut **unet, vae: &mut **vae, controls, depth, adapter };
+        let model = stream::build(&config, sources)?;
         (cx.progress)("loading the graph");
         Ok(model)
     })?;
-    Ok(Parts { session, config, schedule, prompts: Prompts::new(Box::new(clips)), filter: None, guard: None })
+    let styles = adapter.map(|(styles, _)| Arc::new(styles));
+    Ok(Parts { session, config, schedule, prompts: Prompts::new(Box::new(clips)), styles, filter: None, guard: None })
+}
+
+/// The IP-Adapter of the family, with the tokens of its picture made.
+fn adapter(cx: &LoadContext<'_>, place: &Place<'_>, settings: &Settings) -> Result<(Styles, Weights), PipelineError> {
+    let family = settings.shape.family;
+    let found = Repository::find(&cx.models, REPOSITORY)
+        .map_err(|error| failed(format!("{error}; `weir models pull {REPOSITORY}` fetches it")))?;
+    let files = Files::of(found.root(), family).ok_or_else(|| failed(format!("{family} has no IP-Adapter")))?;
+    let weights = files.adapter().map_err(failed)?;
+    let config = AdapterConfig::of(&weights).map_err(failed)?;
+    let styles = Styles::of(files, family, config);
+    if let Some(adapter) = &settings.live.adapter {
+        styles.make(place, cx.fetch, &adapter.picture)?;
+    }
+    Ok((styles, weights))
 }
 
 /// What the graph makes of the frame for a ControlNet.
@@ -242,14 +293,18 @@ fn lora_file(root: &Path) -> PathBuf {
 }
 
 /// The model of made-up weights.
-fn made_up(cx: &LoadContext<'_>, place: &Place<'_>, shape: &Shape) -> Result<Parts, PipelineError> {
+fn made_up(cx: &LoadContext<'_>, place: &Place<'_>, settings: &Settings) -> Result<Parts, PipelineError> {
+    let styles = settings.shape.adapter.then(Styles::made_up).map(Arc::new);
+    if let (Some(styles), Some(adapter)) = (&styles, &settings.live.adapter) {
+        styles.make(place, cx.fetch, &adapter.picture)?;
+    }
     (cx.progress)("building the graph of a small model with made-up weights");
-    let (config, model) = tiny_stream(shape, place.precision).map_err(failed)?;
+    let (config, model) = tiny_stream(&settings.shape, place.precision).map_err(failed)?;
     let onnx = model.to_bytes().map_err(failed)?;
     (cx.progress)("loading the graph");
     let session = place.load("stream", true, &model, Graph::Bytes(&onnx))?;
     let prompts = Prompts::new(Box::new(Tiny));
-    Ok(Parts { session, config, schedule: Schedule::default(), prompts, filter: None, guard: None })
+    Ok(Parts { session, config, schedule: Schedule::default(), prompts, styles, filter: None, guard: None })
 }
 
 fn tiny_stream(shape: &Shape, precision: DType) -> Result<(StreamConfig, Model), ModelError> {
@@ -263,7 +318,8 @@ fn tiny_stream(shape: &Shape, precision: DType) -> Result<(StreamConfig, Model),
         Ok(ControlNetConfig { hint: hint(*made, Some(&depth)), ..config })
     };
     let controls: Result<_, ModelError> = names.iter().zip(&shape.controls).map(control).collect();
-    let config = stream_config(shape, precision, unet, vae, controls?, Some(&depth));
+    let mut config = stream_config(shape, precision, unet, vae, controls?, Some(&depth));
+    config.image_tokens = if shape.adapter { Styles::made_up().config.tokens } else { 0 };
     let mut controls = names.iter().map(|name| tiny::weights(name)).collect::<Result<Vec<_>, _>>()?;
     let mut depth_weights = tiny::weights("depth-1")?;
     let sources = Sources {
@@ -271,6 +327,7 @@ fn tiny_stream(shape: &Shape, precision: DType) -> Result<(StreamConfig, Model),
         vae: &mut tiny::weights("taesd")?,
         controls: controls.iter_mut().map(|source| source as &mut dyn Source).collect(),
         depth: Some(&mut depth_weights),
+        adapter: Some(&mut tiny::weights("ip-adapter-sd15")?),
     };
     let model = stream::build(&config, sources)?;
     Ok((config, model))

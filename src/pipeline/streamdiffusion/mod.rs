@@ -4,6 +4,7 @@
 //! tensor that [`FrameProcessor::apply`] writes between two frames. Behind an update, and at the first frame of a stream,
 //! the rows of the stream batch are filled from that one frame, so that the update is seen at once.
 
+mod adapter;
 mod canny;
 mod controls;
 mod folder;
@@ -11,12 +12,14 @@ mod gather;
 mod load;
 mod noise;
 mod params;
+mod picture;
 mod place;
 mod preset;
 mod processor;
 mod processors;
 mod safety;
 mod similar;
+mod style;
 mod text;
 
 #[cfg(test)]
@@ -24,7 +27,7 @@ mod tests;
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::inference::Provider;
 use crate::models::weights::Family;
@@ -39,8 +42,8 @@ pub struct StreamDiffusion {
     t_index: &'static [u32],
     /// The preset's ControlNets.
     controls: &'static [preset::Control],
-    /// Its IP-Adapter.
-    adapter: Option<&'static str>,
+    /// Strength of the IP-Adapter, where there is one.
+    adapter: Option<f64>,
 }
 
 impl StreamDiffusion {
@@ -62,7 +65,7 @@ impl StreamDiffusion {
         prompt: "cyberpunk desert structures, masterpiece",
         t_index: &[5, 15, 32],
         controls: preset::SD15,
-        adapter: Some("The IP-Adapter at 0.5"),
+        adapter: Some(0.5),
     };
     /// `streamdiffusion-sdxl`
     pub const SDXL: Self = Self {
@@ -71,17 +74,8 @@ impl StreamDiffusion {
         prompt: "flowers",
         t_index: &[36],
         controls: preset::SDXL,
-        adapter: Some("The IP-Adapter at 0.6"),
+        adapter: Some(0.6),
     };
-
-    /// The preset without its ControlNets and its IP-Adapter.
-    fn plain(&self) -> Params {
-        let mut params = Params::new();
-        params.insert("model_id".to_owned(), self.model.into());
-        params.insert("prompt".to_owned(), self.prompt.into());
-        params.insert("t_index_list".to_owned(), self.t_index.into());
-        params
-    }
 }
 
 /// The `model_id` that stands for any model of `family`, for weights that are given by their path.
@@ -109,8 +103,16 @@ impl Pipeline for StreamDiffusion {
         self.name
     }
 
+    /// The preset without its ControlNets, which are taken as far as their models are there.
     fn initial(&self) -> Params {
-        self.plain()
+        let mut params = Params::new();
+        params.insert("model_id".to_owned(), self.model.into());
+        params.insert("prompt".to_owned(), self.prompt.into());
+        params.insert("t_index_list".to_owned(), self.t_index.into());
+        if let Some(scale) = self.adapter {
+            params.insert(adapter::KEY.to_owned(), json!({"scale": scale, "enabled": true}));
+        }
+        params
     }
 
     fn preset(&self, models: &Path) -> (Params, Vec<String>) {

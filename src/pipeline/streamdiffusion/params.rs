@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::adapter::{self, Adapter};
 use super::controls::{self, Control};
 use super::processors::{self, LISTS, Lists, Made, Processor};
 use crate::frame::Size;
@@ -62,6 +63,8 @@ pub(super) struct Shape {
     pub after: Vec<Made>,
     /// How often the last latent is mixed in, before the first step and behind the last.
     pub latents: [usize; 2],
+    /// Whether the graph has an IP-Adapter.
+    pub adapter: bool,
     /// Frames a call of the graph, F.
     pub frame_buffer: usize,
     /// LoRA files or repositories and their weights.
@@ -100,6 +103,8 @@ pub(super) struct Live {
     pub lists: Lists,
     /// From where on a picture is not shown; `None` where none is checked.
     pub safety: Option<f32>,
+    /// The IP-Adapter, while it is switched on.
+    pub adapter: Option<Adapter>,
     pub similar_threshold: f32,
     pub similar_max_skip: u32,
 }
@@ -257,11 +262,11 @@ const FIELDS: &[Field] = &[
         kind: Kind::Int { default: 10, min: 0, max: 100_000, multiple_of: 1 },
     },
     text(
-        "ip_adapter_style_image_url",
+        adapter::PICTURE,
         "Style picture",
-        "Has no effect; there is no IP-Adapter.",
+        "The picture whose style ip_adapter takes: an http(s) URL, a data URI, or base64 of a JPEG, PNG or WebP file.",
         "https://storage.googleapis.com/lp-ai-assets/ipadapter_style_imgs/textures/vortex.jpeg",
-        4_000_000,
+        adapter::LONGEST,
     ),
 ];
 
@@ -274,7 +279,7 @@ const NESTED: &[&str] = &[
     "t_index_list",
     "lora_dict",
     "controlnets",
-    "ip_adapter",
+    adapter::KEY,
     "image_preprocessing",
     "image_postprocessing",
     "latent_preprocessing",
@@ -317,6 +322,7 @@ pub(super) fn check_in_any_order(params: &Params) -> Result<Checked, ParamError>
     values.insert("t_index_list".to_owned(), given("t_index_list").unwrap_or_else(|| json!([12, 20, 32])));
     values.insert("lora_dict".to_owned(), given("lora_dict").unwrap_or(Value::Null));
     values.insert("controlnets".to_owned(), given("controlnets").unwrap_or_else(|| json!([])));
+    values.insert(adapter::KEY.to_owned(), given(adapter::KEY).unwrap_or_else(adapter::off));
     if values.get("use_denoising_batch") == Some(&json!(false)) {
         return Err(refused("use_denoising_batch", "only true is built here"));
     }
@@ -343,11 +349,11 @@ pub(super) fn check_in_any_order(params: &Params) -> Result<Checked, ParamError>
 }
 
 /// What can only be switched off, with a name for people.
-const OFF: &[(&str, &str)] = &[("ip_adapter", "IP-Adapter"), ("cached_attention", "Cached attention")];
+const OFF: &[(&str, &str)] = &[("cached_attention", "Cached attention")];
 
 /// Refuses what is switched on and is not built.
 fn switched_off(params: &Params) -> Result<(), ParamError> {
-    for key in ["ip_adapter", "cached_attention"] {
+    for key in ["cached_attention"] {
         match params.get(key) {
             None => {}
             Some(Value::Object(object)) if object.get("enabled") == Some(&json!(false)) => {}
@@ -379,6 +385,7 @@ impl Settings {
         let controls: Vec<Control> = controls::read(value("controlnets"), family, model)?;
         let lists = Lists::read(LISTS.map(|(key, _, _)| value(key)))?;
         let made = |list: &[Processor]| list.iter().filter(|one| !one.on_host()).map(Processor::made).collect();
+        let adapter = adapter::read(value(adapter::KEY), text(adapter::PICTURE), family, model)?;
         let guidance = match text("cfg_type") {
             "none" => Guidance::None,
             "initialize" => Guidance::Initialize,
@@ -397,6 +404,7 @@ impl Settings {
                 host: lists.before.iter().any(Processor::on_host),
                 after: made(&lists.after),
                 latents: [lists.latent_before.len(), lists.latent_after.len()],
+                adapter: adapter.is_some(),
                 frame_buffer: count("frame_buffer_size") as usize,
                 loras: loras(value("lora_dict"), model)?,
                 lcm_lora: flag("use_lcm_lora") && !model.contains("turbo") && model != TINY,
@@ -435,6 +443,7 @@ impl Settings {
                 preprocessors: controls.iter().map(|control| control.preprocessor.clone()).collect(),
                 lists,
                 safety: flag("use_safety_checker").then(|| number("safety_checker_threshold") as f32),
+                adapter,
                 similar_threshold: number("similar_image_filter_threshold") as f32,
                 similar_max_skip: u32::try_from(count("similar_image_filter_max_skip_frame")).unwrap_or(10),
             },
@@ -555,6 +564,7 @@ pub(super) fn schema(title: &str) -> Value {
         "title": "LoRAs", "description": "Files or repositories with their weights, merged while loading; a change reloads.",
         "type": ["object", "null"], "additionalProperties": weight, "maxProperties": 16, "default": null}));
     properties.insert("controlnets".into(), controls::schema());
+    properties.insert(adapter::KEY.into(), adapter::schema());
     for (key, title) in OFF {
         properties.insert(
             (*key).to_owned(),

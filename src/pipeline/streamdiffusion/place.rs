@@ -40,6 +40,11 @@ impl<'a> Place<'a> {
         Self { runtime, inference: cx.inference, precision, progress: cx.progress, engines: cx.engines(), root, folder }
     }
 
+    /// Tells whoever waits what is being done.
+    pub fn say(&self, line: &str) {
+        (self.progress)(line);
+    }
+
     /// Loads a graph called `name`; with `frames`, one that is run for every frame.
     pub fn load(&self, name: &str, frames: bool, model: &Model, graph: Graph<'_>) -> Result<Session, PipelineError> {
         let Footprint { weights, activations, ports } = model.footprint();

@@ -6,12 +6,14 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::StreamDiffusion;
+use super::adapter;
 use super::controls::DEPTH_MODEL;
 use super::processors::BUILT;
 use super::safety;
 use crate::graph::DType;
+use crate::models::ip_adapter::REPOSITORY;
 use crate::models::weights::{Component, Repository};
-use crate::pipeline::{ModelUse, Params};
+use crate::pipeline::{ModelUse, Params, Pipeline};
 
 /// A ControlNet of a preset.
 pub(super) struct Control {
@@ -81,8 +83,9 @@ impl Control {
 impl StreamDiffusion {
     /// The preset with those of its ControlNets that can be loaded from `models`, and a sentence for each other.
     pub(super) fn preset_from(&self, models: &Path) -> (Params, Vec<String>) {
-        let mut params = self.plain();
-        let (mut there, mut left_out): (Vec<Value>, Vec<String>) = (Vec::new(), Vec::new());
+        let mut params = self.initial();
+        let mut there: Vec<Value> = Vec::new();
+        let mut left_out: Vec<String> = adapter::leave_out(&mut params, models).into_iter().collect();
         for control in self.controls {
             match control.missing(models) {
                 None => there.push(control.entry()),
@@ -91,9 +94,6 @@ impl StreamDiffusion {
         }
         if !there.is_empty() {
             params.insert("controlnets".to_owned(), there.into());
-        }
-        if let Some(adapter) = self.adapter {
-            left_out.push(format!("{adapter} of the preset is left out: a start request may ask for it"));
         }
         (params, left_out)
     }
@@ -109,6 +109,9 @@ impl StreamDiffusion {
         }
         let more = |id, what: String| ModelUse { id, what, required: false };
         all.push(more(safety::MODEL, "use_safety_checker".to_owned()));
+        if let Some(scale) = self.adapter {
+            all.push(more(REPOSITORY, format!("IP-Adapter, {scale}")));
+        }
         let used: Vec<&Control> = self.controls.iter().filter(|control| control.never().is_none()).collect();
         for control in &used {
             all.push(more(control.model, format!("ControlNet, {} with {}", control.scale, control.preprocessor)));

@@ -1,5 +1,6 @@
 //! The loaded pipeline: one graph a frame, its numbers held as tensors, its state carried from run to run.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::gather::Gather;
@@ -8,14 +9,16 @@ use super::params::{Live, Settings, Shape};
 use super::processors::Processor;
 use super::safety::Guard;
 use super::similar::Filter;
+use super::style::{Styles, Tokens};
 use super::text::{Embedding, Prompts, TOKENS};
 use crate::frame::{Fingerprint, FramePool, PixelFormat, Size, VideoFrame};
 
 use crate::inference::{InferenceError, Input, Output, Provider, Session};
 use crate::models::hint::Hint;
+use crate::models::ip_adapter::{Layers, WeightType};
 use crate::models::schedule::{LIVE_GRID, Schedule};
 use crate::models::stream::StreamConfig;
-use crate::pipeline::{Applied, Checked, FrameProcessor, PipelineError};
+use crate::pipeline::{Applied, Checked, FrameProcessor, LoadContext, PipelineError, Preparation};
 
 /// What a model gives to its stream.
 pub(super) struct Parts {
@@ -23,6 +26,8 @@ pub(super) struct Parts {
     pub config: StreamConfig,
     pub schedule: Schedule,
     pub prompts: Prompts,
+    /// Of the IP-Adapter, where the graph has one.
+    pub styles: Option<Arc<Styles>>,
     pub filter: Option<Filter>,
     pub guard: Option<Guard>,
 }
@@ -33,6 +38,7 @@ pub(super) struct Stream {
     config: StreamConfig,
     schedule: Schedule,
     prompts: Prompts,
+    styles: Option<Arc<Styles>>,
     filter: Option<Filter>,
     guard: Option<Guard>,
     /// Whether a safety checker was looked for when this was loaded.
@@ -68,6 +74,8 @@ struct Ports {
     delta: Option<Input<f32>>,
     add_noise: Option<Input<f32>>,
     pooled: Option<(Input<f32>, Input<f32>)>,
+    /// Tokens and scales of the IP-Adapter's picture.
+    image: Option<(Input<f32>, Input<f32>)>,
     /// `None` where the graph makes the picture of the frame.
     conds: Vec<Option<Input<u8>>>,
     scales: Vec<Input<f32>>,
@@ -88,6 +96,8 @@ struct Numbers {
     steps: crate::models::schedule::Steps,
     positive: Embedding,
     negative: Embedding,
+    /// `None` where nothing is to be seen of a picture.
+    image: Option<Arc<Tokens>>,
     noise: Option<Vec<f32>>,
 }
 
@@ -101,7 +111,7 @@ fn load_error(error: InferenceError) -> PipelineError {
 
 impl Stream {
     pub fn new(parts: Parts, settings: Settings, pool: FramePool) -> Result<Self, PipelineError> {
-        let Parts { mut session, config, schedule, prompts, filter, guard } = parts;
+        let Parts { mut session, config, schedule, prompts, styles, filter, guard } = parts;
         let ports = Ports::find(&mut session, &config).map_err(load_error)?;
         let pixels = PixelFormat::Rgb24.bytes(settings.shape.size);
         let [height, width] = config.output().map(|side| side as u32);
@@ -112,6 +122,7 @@ impl Stream {
             config,
             schedule,
             prompts,
+            styles,
             filter,
             guard,
             guarded: settings.live.safety.is_some(),
@@ -139,6 +150,20 @@ impl Stream {
         Ok(stream)
     }
 
+    /// The typed form of `params` for this graph: where it has an IP-Adapter, it is as good as one without.
+    fn fitted(&self, params: &Checked) -> Result<Settings, PipelineError> {
+        let mut settings = Settings::of(params)?;
+        settings.shape.adapter |= self.settings.shape.adapter;
+        Ok(settings)
+    }
+
+    /// Whether `live` asks for a style picture that has not been made tokens of.
+    fn unseen(&self, live: &Live) -> bool {
+        let styles = self.styles.as_ref();
+        let adapter = live.adapter.as_ref();
+        styles.zip(adapter).is_some_and(|(styles, adapter)| styles.get(&adapter.picture).is_none())
+    }
+
     fn numbers(&mut self, live: &Live, reseed: bool) -> Result<Numbers, PipelineError> {
         let steps = self
             .schedule
@@ -152,12 +177,16 @@ impl Stream {
         let [h, w] = self.config.latent();
         let count = (self.config.steps * self.config.unet.out_channels * h * w) as usize;
         let noise = reseed.then(|| noise(live, count));
-        Ok(Numbers { steps, positive, negative, noise })
+        let image = match (&self.styles, &live.adapter) {
+            (Some(styles), Some(adapter)) => styles.get(&adapter.picture),
+            _ => None,
+        };
+        Ok(Numbers { steps, positive, negative, image, noise })
     }
 
     fn hold(&mut self, live: &Live, numbers: &Numbers) -> Result<(), InferenceError> {
         let Self { session, ports, config, .. } = self;
-        let Numbers { steps, positive, negative, noise } = numbers;
+        let Numbers { steps, positive, negative, image, noise } = numbers;
         let (negatives, batch) = (config.negative_rows() as usize, config.batch() as usize);
         let frames = config.frame_buffer as usize;
         let each: Vec<f32> = steps.timesteps.iter().flat_map(|&t| std::iter::repeat_n(t, frames)).collect();
@@ -174,6 +203,24 @@ impl Stream {
             session.hold(text, &stack(|made| &made.pooled))?;
             let (height, width) = (config.height as f32, config.width as f32);
             session.hold(ids, &[height, width, 0.0, 0.0, height, width].repeat(negatives + batch))?;
+        }
+        if let Some((tokens, scales)) = &ports.image {
+            let layers = Layers::of(&config.unet);
+            // The step that each row has come to.
+            let each: Vec<usize> = (0..batch).map(|row| row / frames).collect();
+            let each = [&each[..negatives], &each].concat();
+            let strength = match (image, &live.adapter) {
+                (Some(image), Some(adapter)) => {
+                    session.hold(tokens, &[image.nothing.repeat(negatives), image.picture.repeat(batch)].concat())?;
+                    adapter.weight_type.scales(&layers, adapter.scale, &each, config.steps as usize)
+                }
+                _ => {
+                    let numbers = each.len() * (config.image_tokens * config.unet.trunk.context_dim) as usize;
+                    session.hold(tokens, &vec![0.0; numbers])?;
+                    WeightType::Linear.scales(&layers, 0.0, &each, 1)
+                }
+            };
+            session.hold(scales, &strength)?;
         }
         if let Some(noise) = noise {
             session.hold(&ports.init_noise, noise)?;
@@ -291,6 +338,14 @@ impl Ports {
                 Some((text, session.input("time_ids", &[rows, 6])?))
             }
         };
+        let image = match config.image_tokens as i64 {
+            0 => None,
+            count => {
+                let tokens = session.input("image_tokens", &[rows, count, config.unet.trunk.context_dim as i64])?;
+                let layers = Layers::of(&config.unet).count() as i64;
+                Some((tokens, session.input("ipadapter_scale", &[rows, layers])?))
+            }
+        };
         let controls = 0..config.controls.len();
         Ok(Self {
             frame: session.input("frame", &picture)?,
@@ -317,6 +372,7 @@ impl Ports {
             numbers,
             has_last: one(session, "has_last")?,
             latents,
+            image,
             conds: controls
                 .clone()
                 .map(|j| format!("cond_{j}"))
@@ -336,8 +392,9 @@ impl FrameProcessor for Stream {
     }
 
     fn apply(&mut self, params: &Checked) -> Result<Applied, PipelineError> {
-        let settings = Settings::of(params)?;
-        if settings.shape != self.settings.shape || (settings.live.safety.is_some() && !self.guarded) {
+        let settings = self.fitted(params)?;
+        let unguarded = settings.live.safety.is_some() && !self.guarded;
+        if settings.shape != self.settings.shape || self.unseen(&settings.live) || unguarded {
             return Ok(Applied::NeedsReload);
         }
         if settings.live == self.settings.live {
@@ -350,6 +407,23 @@ impl FrameProcessor for Stream {
         self.settings = settings;
         self.refill = true;
         Ok(Applied::Now)
+    }
+
+    /// The style picture, where nothing else is missing.
+    fn preparation(&mut self, params: &Checked) -> Option<Preparation> {
+        let settings = self.fitted(params).ok()?;
+        if settings.shape != self.settings.shape || !self.unseen(&settings.live) {
+            return None;
+        }
+        let (styles, picture) = (self.styles.clone()?, settings.live.adapter?.picture);
+        let half = settings.shape.half;
+        Some(Box::new(move |cx: &LoadContext<'_>| {
+            super::load::prepare(cx, &styles, half, &picture)?;
+            match styles.get(&picture) {
+                Some(_) => Ok(()),
+                None => Err(PipelineError::Load("the style picture cannot be had".to_owned())),
+            }
+        }))
     }
 
     fn process(&mut self, frame: VideoFrame) -> Result<VideoFrame, PipelineError> {

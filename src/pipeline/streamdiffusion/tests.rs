@@ -10,6 +10,7 @@ use crate::graph::Interpolation;
 use crate::inference::Provider;
 use crate::models::blend::Blend;
 use crate::models::filter::Filter;
+use crate::models::ip_adapter::WeightType;
 use crate::models::stream::Guidance;
 use crate::pipeline::{Params, Pipeline};
 
@@ -100,11 +101,10 @@ fn wrong_values_are_named() {
 
 #[test]
 fn what_is_not_built_is_refused_by_name_unless_it_is_off() {
-    for key in ["ip_adapter", "cached_attention"] {
-        refused(json!({key: {}}), key, "not built here");
-        refused(json!({key: {"enabled": true}}), key, "not built here");
-        settings(json!({key: {"enabled": false}}));
+    for on in [json!({}), json!({"enabled": true})] {
+        refused(json!({"cached_attention": on}), "cached_attention", "not built here");
     }
+    settings(json!({"cached_attention": {"enabled": false}}));
     refused(json!({"use_denoising_batch": false}), "use_denoising_batch", "only true");
     let lora = json!({"model_id": "weir/tiny", "lora_dict": {"style.safetensors": 1.0}});
     refused(lora, "lora_dict", "made-up weights");
@@ -329,4 +329,71 @@ fn variants_load_their_presets() {
     // A stream that names nothing gets the defaults of the class, whatever the variant.
     assert_eq!(StreamDiffusion::SDXL.check(&Params::new()), StreamDiffusion::PLAIN.check(&Params::new()));
     assert!(crate::pipeline::registry::find("streamdiffusion-sdxl-faceid").is_none());
+}
+
+#[test]
+fn an_ip_adapter_is_taken_as_by_the_live_runner() {
+    let with = |model: &str, adapter: Value| json!({"model_id": model, "ip_adapter": adapter});
+    let sd15 = "Lykon/dreamshaper-8";
+    // Nothing inside means switched on, with the picture that is the default.
+    let taken = settings(with(sd15, json!({})));
+    let adapter = taken.live.adapter.expect("on");
+    assert!(taken.shape.adapter);
+    assert_eq!((adapter.scale, adapter.weight_type), (1.0, WeightType::Linear));
+    assert!(adapter.picture.ends_with("/vortex.jpeg"), "{}", adapter.picture);
+    let named = json!({"scale": "0.5", "weight_type": "ease in-out", "type": "regular", "insightface_model_name": null,
+        "ipadapter_model_path": "h94/IP-Adapter/models/ip-adapter_sd15.bin", "image_encoder_path": null});
+    let adapter = settings(with(sd15, named)).live.adapter.expect("on");
+    assert_eq!((adapter.scale, adapter.weight_type), (0.5, WeightType::EaseInOut));
+    assert_eq!(
+        settings(with(sd15, json!({"weight_type": null}))).live.adapter.map(|on| on.weight_type),
+        Some(WeightType::Linear)
+    );
+    for off in [json!({"enabled": false}), json!({"enabled": false, "type": "faceid"})] {
+        let taken = settings(with("stabilityai/sd-turbo", off));
+        assert!(!taken.shape.adapter && taken.live.adapter.is_none());
+    }
+
+    let turbo = "stabilityai/sd-turbo";
+    refused(with(turbo, json!({})), "ip_adapter", "Value error, IPAdapter is not supported for stabilityai/sd-turbo");
+    refused(with(sd15, json!(null)), "ip_adapter", "valid dictionary");
+    refused(with(sd15, json!({"type": "faceid"})), "ip_adapter.type", "not built here");
+    refused(with(sd15, json!({"type": "plus"})), "ip_adapter.type", "'regular', 'faceid'");
+    refused(with(sd15, json!({"weight_type": "loud"})), "ip_adapter.weight_type", "'ease in'");
+    refused(with(sd15, json!({"scales": 1})), "ip_adapter.scales", "Extra inputs are not permitted");
+    refused(with(sd15, json!({"scale": "much"})), "ip_adapter.scale", "valid number");
+    let other = json!({"ipadapter_model_path": "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl.bin"});
+    refused(with(sd15, other.clone()), "ip_adapter.ipadapter_model_path", "does not go with Lykon/dreamshaper-8");
+    settings(with("stabilityai/sdxl-turbo", other));
+    // The picture is looked at even where nothing uses it, and needed where something does.
+    refused(json!({"ip_adapter_style_image_url": "a b"}), "ip_adapter_style_image_url", "Invalid format.");
+    let none = json!({"model_id": sd15, "ip_adapter": {}, "ip_adapter_style_image_url": ""});
+    refused(none, "ip_adapter_style_image_url", "cannot be empty");
+    settings(json!({"ip_adapter_style_image_url": ""}));
+}
+
+#[test]
+fn presets_take_their_ip_adapter_where_its_files_are() {
+    let place = tempfile::tempdir().unwrap();
+    for (variant, scale) in [(StreamDiffusion::SD15, 0.5), (StreamDiffusion::SDXL, 0.6)] {
+        assert_eq!(settings(Value::Object(variant.initial())).live.adapter.unwrap().scale, scale as f32);
+        let (params, lacks) = variant.preset(place.path());
+        assert!(settings(Value::Object(params)).live.adapter.is_none());
+        assert!(lacks[0].contains("without its IP-Adapter") && lacks[0].contains("weir models pull h94/IP-Adapter"));
+    }
+    assert_eq!(StreamDiffusion::PLAIN.preset(place.path()), (StreamDiffusion::PLAIN.initial(), Vec::new()));
+
+    // Of two families the one whose files are there.
+    let folder = place.path().join("h94/IP-Adapter/models");
+    std::fs::create_dir_all(folder.join("image_encoder")).unwrap();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &[0; 4]).unwrap();
+    let file = safetensors::serialize([("x", view)], None).unwrap();
+    for name in ["ip-adapter_sd15.safetensors", "image_encoder/model.safetensors"] {
+        std::fs::write(folder.join(name), &file).unwrap();
+    }
+    let (_, lacks) = StreamDiffusion::SD15.preset(place.path());
+    assert!(lacks[0].contains("config.json"), "{lacks:?}");
+    std::fs::write(folder.join("image_encoder/config.json"), "{}").unwrap();
+    assert_eq!(StreamDiffusion::SD15.preset(place.path()), (StreamDiffusion::SD15.initial(), Vec::new()));
+    assert!(StreamDiffusion::SDXL.preset(place.path()).1[0].contains("ip-adapter_sdxl.safetensors"));
 }
