@@ -2,6 +2,7 @@
 
 mod client;
 mod media;
+mod texts;
 mod watch;
 
 use std::collections::HashMap;

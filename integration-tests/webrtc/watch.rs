@@ -54,7 +54,7 @@ async fn silence(client: &mut Client) {
     tokio::time::timeout(LONG, over).await.expect("the peer is let go");
 }
 
-async fn metric(runner: &Runner, name: &str) -> f64 {
+pub(super) async fn metric(runner: &Runner, name: &str) -> f64 {
     let text = runner.get("/metrics").await.body;
     text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0.0)
 }

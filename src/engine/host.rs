@@ -70,7 +70,12 @@ impl ToSupervisor {
 
     /// Sends a message of which a newer one will come; drops it when the queue is full.
     pub fn hint(&self, message: FromEngine) {
-        let _ = self.0.try_send(message);
+        self.offer(message);
+    }
+
+    /// Sends a message if there is room for it. False when it was dropped.
+    pub fn offer(&self, message: FromEngine) -> bool {
+        self.0.try_send(message).is_ok()
     }
 }
 

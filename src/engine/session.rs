@@ -96,6 +96,7 @@ impl Handle {
         let numbers = (order.session, deps.slot);
         let request = &order.request;
         let data = Data::new(&request.data_url, request.figures, deps.metrics.events_lost.clone());
+        let data = data.heard(order.session, deps.supervisor.clone());
         let (pool, counters) = (deps.pool.clone(), (deps.metrics.clone(), meter, data));
         let shared = Shared::new(numbers, pipeline, &checked, pool, counters, &deps.config.refuse, now);
         shared.notice(format!("Loading {}…", pipeline.name()));
@@ -603,9 +604,9 @@ impl Session {
         let restarts = self.order.resume.as_ref().map_or(0, |resume| resume.restart_count);
         let facts = Facts { model: self.shared.pipeline.name(), params_hash: &hash, restarts, last };
         let interval = self.shared.meter.close(now, facts);
-        self.shared.data.figures(events::interval(&interval));
+        self.shared.data.figures(interval.summary());
         if self.deps.config.interval_events {
-            self.events.emit(Event::Metering(events::interval(&interval)));
+            self.events.emit(Event::Metering(interval.summary()));
         }
         interval
     }

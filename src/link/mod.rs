@@ -14,6 +14,9 @@ pub use framing::{LinkError, Reader, Writer};
 /// Longest message in bytes, framing excluded. Larger than the largest accepted request body.
 pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 
+/// Longest text of a [`FromEngine::Said`] in bytes: what a data channel takes in one message with room to spare.
+pub const MAX_SAID: usize = 64 * 1024;
+
 /// How the pictures of an output are coded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -427,6 +430,13 @@ pub enum FromEngine {
         video_pts: Option<i64>,
         /// Last audio time stamp, 90 kHz.
         audio_pts: Option<i64>,
+    },
+    /// A session said something besides pictures. Left out where the queue is full.
+    Said {
+        /// The session.
+        session: u64,
+        /// A text of the pipeline, of at most [`MAX_SAID`] bytes.
+        text: String,
     },
     /// An interval of a session ended. Sent for the last one before [`FromEngine::Ended`].
     Metered {

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::accounts::{Accounts, stream};
 use super::admission::{Admission, Full, Limits, fits};
 use super::choice::ChoiceError;
+use super::voice::{Ear, Voice};
 use crate::health::{self, State, Status, Word};
 use crate::link::{Coding, FromEngine, Imaged, Outcome, Phase, Resume, SessionReport, StreamRequest, Tap, ToEngine};
 use crate::metering::ledger::{Body, GpuUse};
@@ -77,6 +78,8 @@ struct Session {
     gpu_busy_us: Option<u64>,
     /// Who waits for its end.
     waiters: Vec<oneshot::Sender<()>>,
+    /// What it says, for those who listen.
+    voice: Voice,
 }
 
 /// A session as doors show it. URLs are credentials, so it has no `Debug`.
@@ -358,6 +361,11 @@ impl Book {
         self.sessions.get(&session).map(|session| session.request.coding)
     }
 
+    /// What a session says from now on, and its newest texts; `None` when there is none of that number.
+    pub fn listen(&self, session: u64) -> Option<Ear> {
+        self.sessions.get(&session).map(|session| session.voice.listen())
+    }
+
     /// Notes the further outputs of a session. False when there is none of that number.
     pub fn tap(&mut self, session: u64, taps: Vec<Tap>) -> bool {
         let session = self.sessions.get_mut(&session);
@@ -519,6 +527,11 @@ impl Book {
                     session.audio_pts = session.audio_pts.max(audio_pts);
                 }
             }
+            FromEngine::Said { session, text } => {
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.voice.text(text);
+                }
+            }
             FromEngine::Metered { session, interval } => notes.extend(self.metered(session, interval)),
             FromEngine::Ended { session, reason, fault } => notes.extend(self.ended(session, &reason, fault)),
             FromEngine::Imaged { id, outcome, image } => {
@@ -628,6 +641,7 @@ impl Book {
             }
         };
         session.carry = Some(interval.carry());
+        session.voice.figures(interval.summary());
         let gpu = self.gpu.as_ref().map(|gpu| {
             let used = |now: Option<u64>, before: Option<u64>| Some(now?.saturating_sub(before?) as f64 * part);
             let joules = used(gpu.energy_mj, std::mem::replace(&mut session.energy_mj, gpu.energy_mj));
@@ -721,6 +735,7 @@ impl Session {
             energy_mj: None,
             gpu_busy_us: None,
             waiters: Vec::new(),
+            voice: Voice::new(),
         }
     }
 }
