@@ -489,6 +489,27 @@ pub async fn publish(
     None
 }
 
+/// Takes the pieces of a stream that has no output channel until they end: its pictures are counted as made, with no byte
+/// sent, and a recording gets them.
+pub async fn keep(shared: &Shared, pieces: &mut mpsc::Receiver<Piece>) {
+    let mut tap: Option<record::Tap> = None;
+    while let Some(piece) = pieces.recv().await {
+        match piece {
+            Piece::Begin => {
+                tap = shared.tap.take().or(tap);
+                tap.iter_mut().for_each(record::Tap::begin);
+            }
+            Piece::Bytes(bytes, what) => {
+                tap.iter_mut().for_each(|tap| tap.bytes(&bytes));
+                if let What::Video { seq, pts, stamps, kind } = what {
+                    sent_frame(shared, true, seq, pts, stamps, kind, 0);
+                }
+            }
+            Piece::End => {}
+        }
+    }
+}
+
 /// After a segment that broke off, what is encoded next lies in no segment. A key picture begins one at once, long before
 /// the next is due; but only once until a segment passes whole, for a server that refuses them all is not to be asked for
 /// every picture.

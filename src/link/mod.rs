@@ -46,9 +46,9 @@ impl std::fmt::Debug for Tap {
 /// A stream as the orchestrator ordered it (`POST /live-video-to-video`). URLs are credentials: `Debug` hides them.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StreamRequest {
-    /// Where the input is read.
+    /// Where the input is read; empty for none, where `worker` is set.
     pub subscribe_url: String,
-    /// Where the output is written.
+    /// Where the output is written; empty for none, where `worker` is set.
     pub publish_url: String,
     /// Where updates are read; empty for none.
     #[serde(default)]
@@ -87,6 +87,13 @@ pub struct StreamRequest {
     /// a caller's body.
     #[serde(default)]
     pub own_channels: bool,
+    /// Whether it came by the stream API: input and output may be missing, and the control channel takes `max_framerate` and
+    /// `show_loading` beside the parameters.
+    #[serde(default)]
+    pub worker: bool,
+    /// Whether the overlay is shown in place of the model's pictures.
+    #[serde(default)]
+    pub show_loading: bool,
     /// How the output's pictures are coded.
     #[serde(default)]
     pub coding: Coding,
@@ -220,11 +227,14 @@ pub enum ToEngine {
         id: u64,
         /// The session; `None` for the only one, an error while several run.
         session: Option<u64>,
-        /// The new parameters; none, beside a cap, leave those in force alone.
+        /// The new parameters; none, beside a cap or the overlay, leave those in force alone.
         params: Map<String, Value>,
         /// Frames a second handed to the pipeline at most from now on; the lower of this and the setting counts.
         #[serde(default)]
         max_fps: Option<f64>,
+        /// Whether the overlay is shown in place of the model's pictures from now on.
+        #[serde(default)]
+        show_loading: Option<bool>,
     },
     /// Keeps a copy of what a session puts out from its next segment on, or ends that. Answered by one
     /// [`FromEngine::Reply`]; at an end when the file is whole.

@@ -325,11 +325,13 @@ impl Book {
         report.is_some_and(|report| report.state == "DEGRADED_INPUT" || report.state == "OFFLINE")
     }
 
-    /// Notes the cap in force of a session (`None`: the only one), for the engine that may have to go on with it.
-    pub fn cap(&mut self, session: Option<u64>, max_fps: f64) {
+    /// Notes the cap in force of a session (`None`: the only one) and whether it shows the overlay, where they are given, for the
+    /// engine that may have to go on with it.
+    pub fn set(&mut self, session: Option<u64>, max_fps: Option<f64>, show_loading: Option<bool>) {
         let found = self.find(session).and_then(|session| self.sessions.get_mut(&session));
         if let Some(session) = found {
-            session.request.max_fps = Some(max_fps);
+            session.request.max_fps = max_fps.or(session.request.max_fps);
+            session.request.show_loading = show_loading.unwrap_or(session.request.show_loading);
         }
     }
 

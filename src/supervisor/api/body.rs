@@ -105,6 +105,8 @@ pub(super) fn start(bytes: &[u8], is_json: bool, dialect: Dialect) -> Result<Str
         data_url: form.maybe("data_url"),
         figures: form.flag("figures"),
         own_channels: false,
+        worker: false,
+        show_loading: false,
         coding: Coding::default(),
         taps: Vec::new(),
     };
