@@ -10,6 +10,7 @@ use weir::models::controlnet::{self, ControlNetConfig};
 use weir::models::depth::{self, DepthConfig};
 use weir::models::eva::{self, EvaConfig};
 use weir::models::ip_adapter::{self, AdapterConfig, Layers};
+use weir::models::kl::{self, KlConfig};
 use weir::models::synthetic::{Synthetic, uniform};
 use weir::models::taesd::{self, TaesdConfig};
 use weir::models::unet::{self, Added, Question, UnetConfig};
@@ -152,6 +153,18 @@ pub fn taesd(root: &Path) {
         let x = net.g.input("x", DType::F32, [1, 3, 64, 64]).expect("input");
         let latent = taesd::encode(net, &shape, &x).expect("encoder");
         taesd::decode(net, &shape, &latent).expect("decoder");
+    });
+}
+
+/// Writes the full autoencoder.
+pub fn vae(root: &Path) {
+    let json = config("kl");
+    store(root, WEIGHTS, &json, tiny::weights("kl").expect("weights"), |net| {
+        let shape = KlConfig::from_json(&json).expect("config");
+        let mut input = |name: &str, shape: [u64; 4]| net.g.input(name, DType::F32, shape).expect("input");
+        let (x, noise) = (input("x", [1, 3, 64, 64]), input("noise", [1, 4, 8, 8]));
+        let latent = kl::encode(net, &shape, &x, &noise).expect("encoder");
+        kl::decode(net, &shape, &latent).expect("decoder");
     });
 }
 

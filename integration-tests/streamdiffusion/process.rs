@@ -94,6 +94,46 @@ fn frames_of_whole_models_are_those_of_the_reference() {
 }
 
 #[test]
+fn pictures_of_texts_alone_and_of_the_full_autoencoder_are_those_of_the_reference() {
+    let (place, golden, cases) = (place(), Golden::read("modes"), json("modes"));
+    for line in ["sd15", "sd21", "sdxl"] {
+        folders::vae(&place.path().join(line).join("vae"));
+    }
+    let cases = cases.as_object().expect("an object");
+    assert_eq!(cases.len(), 6);
+    for (name, case) in cases {
+        let (line, params) = (case["line"].as_str().expect("a line"), &case["params"]);
+        let got = run(place.path(), line, "fp32", params);
+        let want: Vec<&[f32]> = golden.get(name).chunks_exact(16 * 48).collect();
+        // The generator goes on from one picture to the next, so a number too many would be seen.
+        assert_eq!(want.len(), 6);
+        for (index, (got, want)) in got.iter().zip(&want).enumerate() {
+            close(&format!("{name}, frame {index}"), got, want, 1.0);
+        }
+        apart(&format!("{name}: the frame before"), &got[4], want[5], 3.0);
+    }
+    // The tiny autoencoder's pictures are others, and so are those of the frame.
+    for (name, key, value) in [("full-1", "use_tiny_vae", json!(true)), ("text-1", "mode", json!("img2img"))] {
+        let mut other = cases[name]["params"].clone();
+        other[key] = value;
+        let line = cases[name]["line"].as_str().expect("a line");
+        let got = run(place.path(), line, "fp32", &other).concat();
+        apart(key, &got[5 * 768..6 * 768], &golden.get(name)[5 * 768..], 2.0);
+    }
+    // Half precision stays near.
+    let got = run(place.path(), "sd15", "fp16", &cases["full-2"]["params"]).concat();
+    let want = golden.get("full-2");
+    let error = got.iter().zip(want).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / want.len() as f64;
+    let psnr = 10.0 * (255.0 * 255.0 / error).log10();
+    assert!(psnr >= 40.0 && error > 0.0, "{psnr} dB");
+    // With several frames a call each has its own noise.
+    let mut two = cases["text-1"]["params"].clone();
+    two["frame_buffer_size"] = json!(2);
+    let got = run(place.path(), "sd21", "fp32", &two);
+    apart("two frames of one call", &got[2], &got[3], 5.0);
+}
+
+#[test]
 fn what_does_not_fit_is_named() {
     let place = place();
     std::fs::create_dir_all(place.path().join("empty")).expect("folder");
@@ -108,6 +148,8 @@ fn what_does_not_fit_is_named() {
         (vec!["--output-size", "64x64", "--params", r#"{"width":512}"#], 64, "width"),
         (vec!["--model", "sd15", "--params", r#"{"use_lcm_lora":true}"#], 1, "latent-consistency/lcm-lora-sdv1-5"),
         (vec!["--model", "sd21", "--params", r#"{"lora_dict":{"no/lora":1}}"#], 1, "no/lora"),
+        (vec!["--model", "sd15", "--params", r#"{"mode":"txt2img"}"#], 64, "cfg_type has to be none"),
+        (vec!["--model", "sd21", "--params", r#"{"use_tiny_vae":false}"#], 1, "vae"),
     ] {
         let output = weir(place.path(), &flags);
         let said = String::from_utf8_lossy(&output.stderr);

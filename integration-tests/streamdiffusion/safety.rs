@@ -7,7 +7,7 @@ use weir::graph::DType;
 use weir::models::eva::EvaConfig;
 use weir::models::synthetic::Synthetic;
 use weir::models::{ModelError, Source, Stored, safety};
-use weir::pipeline::{Applied, FrameProcessor};
+use weir::pipeline::Applied;
 
 use super::live::{apart as distance, counters, pictures};
 use super::pipeline::{check, library, load, show};

@@ -136,10 +136,6 @@ fn frames_are_those_of_the_pipeline_with_every_widget_live() {
     wrong["config"]["inputs"]["t_index_list"] = json!("12,49");
     let error = stream.apply(&workflow(&wrong)).expect_err("40 steps are there").to_string();
     assert!(error.contains("node sampler (StreamDiffusionSampler): t_index_list"), "{error}");
-    wrong["config"]["inputs"] = nodes["config"]["inputs"].clone();
-    wrong["config"]["inputs"]["seed"] = json!(-1);
-    let error = stream.apply(&workflow(&wrong)).expect_err("no seed").to_string();
-    assert!(error.contains("type one in"), "{error}");
     stream.reset();
     assert_eq!(show(stream.as_mut(), &camera), before);
 
@@ -222,11 +218,9 @@ fn steps_may_come_in_any_order() {
 #[test]
 fn what_is_not_built_is_refused_with_its_input() {
     for (node, input, value, says) in [
-        ("config", "mode", json!("txt2img"), "input mode: pictures from the text alone are not built"),
-        ("config", "use_tiny_vae", json!(false), "input use_tiny_vae: only the tiny autoencoder"),
+        ("config", "mode", json!("txt2img"), "input cfg_type: txt2img takes no guidance, self is one"),
         ("config", "width", json!(68), "input width: 68 is no multiple of 8"),
         ("config", "t_index_list", json!("1;2"), "t_index_list: \"1;2\" is no whole number"),
-        ("config", "seed", json!(-1), "seed: -1 would draw"),
     ] {
         let mut nodes = nodes("weir/tiny");
         nodes[node]["inputs"][input] = value;
@@ -239,7 +233,16 @@ fn what_is_not_built_is_refused_with_its_input() {
     none["sampler"]["inputs"].as_object_mut().expect("an object").remove("image");
     let pipeline = registry::find("comfyui").expect("registered");
     let error = pipeline.ready(&workflow(&none), Path::new("/nowhere")).expect_err("no picture").to_string();
-    assert!(error.contains("input image: pictures from the text alone"), "{error}");
+    assert!(error.contains("input image: no picture is linked, and img2img needs one"), "{error}");
+    // Nothing moves in a picture from a file.
+    let place = models();
+    std::fs::create_dir_all(place.path().join("input")).expect("folder");
+    image::RgbImage::new(8, 8).save(place.path().join("input/still.png")).expect("a picture");
+    let mut still = nodes("weir/tiny");
+    still["live"] = json!({"class_type": "PrimaryInputLoadImage", "inputs": {"image": "camera.png"}});
+    still["camera"]["inputs"]["image"] = json!("still.png");
+    let error = pipeline.ready(&workflow(&still), place.path()).expect_err("no camera").to_string();
+    assert!(error.contains("input image: it is the same in every frame"), "{error}");
     let mut loras = nodes("weir/tiny");
     loras["lora"] = json!({"class_type": "StreamDiffusionLoraLoader", "inputs": {"lora_name": "style.safetensors"}});
     loras["config"]["inputs"]["opt_lora_dict"] = json!(["lora", 0]);
@@ -250,9 +253,130 @@ fn what_is_not_built_is_refused_with_its_input() {
     let error = pipeline.ready(&workflow(&nodes("dream.safetensors")), Path::new("/nowhere")).expect_err("no model");
     assert!(error.to_string().contains("/nowhere/checkpoints/dream.safetensors"), "{error}");
     let place = tempfile::tempdir().expect("folder");
-    folders::model(&place.path().join("checkpoints/base"), Line::Sdxl, true);
+    folders::model(&place.path().join("checkpoints/base"), Line::Sd21, true);
     let mut large = nodes("base");
     large["config"]["inputs"]["use_lcm_lora"] = json!(true);
     let Err(error) = load("comfyui", place.path(), None, &workflow(&large)) else { panic!("no such LoRA") };
-    assert!(error.to_string().contains("input use_lcm_lora: the LCM-LoRA is merged into"), "{error}");
+    assert!(error.to_string().contains("input use_lcm_lora: nobody has published an LCM-LoRA"), "{error}");
+}
+
+#[test]
+fn sdxl_takes_its_lcm_lora() {
+    let place = tempfile::tempdir().expect("folder");
+    let root = place.path();
+    folders::model(&root.join("checkpoints/base"), Line::Sdxl, true);
+    folders::model(&root.join("checkpoints/small-turbo"), Line::Sdxl, true);
+    let mut nodes = nodes("base");
+    let camera = picture(0, SIZE);
+    let shows = |nodes: &Value| {
+        let loaded = load("comfyui", root, None, &workflow(nodes));
+        show(loaded.unwrap_or_else(|error| panic!("{error}")).as_mut(), &camera)
+    };
+    let without = shows(&nodes);
+    nodes["config"]["inputs"]["use_lcm_lora"] = json!(true);
+    let Err(error) = load("comfyui", root, None, &workflow(&nodes)) else { panic!("it is not there") };
+    assert!(error.to_string().contains("latent-consistency/lcm-lora-sdxl"), "{error}");
+    folders::lora(&root.join("latent-consistency/lcm-lora-sdxl/pytorch_lora_weights.safetensors"), "style");
+    let with = shows(&nodes);
+    assert_ne!(with, without);
+    // As the pipeline with the same file under its own name.
+    let mut params = params("stabilityai/stable-diffusion-xl-base-1.0");
+    params["use_lcm_lora"] = json!(true);
+    let direct = load("streamdiffusion", root, Some(root.join("checkpoints/base")), &small("streamdiffusion", &params));
+    assert_eq!(with, show(direct.unwrap_or_else(|error| panic!("{error}")).as_mut(), &camera));
+    // A turbo model goes without, whatever is asked.
+    nodes["model"]["inputs"]["checkpoint"] = json!("small-turbo");
+    assert_eq!(shows(&nodes), without);
+}
+
+#[test]
+fn texts_alone_become_pictures_at_the_cameras_pace() {
+    let nowhere = Path::new("/nowhere");
+    let mut params = params("weir/tiny");
+    (params["mode"], params["cfg_type"]) = (json!("txt2img"), json!("none"));
+    let direct = small("streamdiffusion", &params);
+    let mut direct = load("streamdiffusion", nowhere, None, &direct).unwrap_or_else(|error| panic!("{error}"));
+    let mut nodes = nodes("weir/tiny");
+    (nodes["config"]["inputs"]["mode"], nodes["config"]["inputs"]["cfg_type"]) = (json!("txt2img"), json!("none"));
+    let linked = nodes.clone();
+    nodes["sampler"]["inputs"].as_object_mut().expect("an object").remove("image");
+    let mut stream = load("comfyui", nowhere, None, &workflow(&nodes)).unwrap_or_else(|error| panic!("{error}"));
+    // A picture that is linked all the same is not looked at, whatever stands between.
+    let mut inverted = linked.clone();
+    inverted["before"] = json!({"class_type": "ImageInvert", "inputs": {"image": ["camera", 0]}});
+    inverted["sampler"]["inputs"]["image"] = json!(["before", 0]);
+    let mut others = [linked, inverted]
+        .map(|nodes| load("comfyui", nowhere, None, &workflow(&nodes)).unwrap_or_else(|error| panic!("{error}")));
+    let mut seen: Vec<Vec<u8>> = Vec::new();
+    for index in 0..5 {
+        let got = show(stream.as_mut(), &picture(0, SIZE));
+        assert_eq!(got, show(direct.as_mut(), &picture(index, SIZE)), "frame {index}");
+        for other in &mut others {
+            assert_eq!(got, show(other.as_mut(), &picture(index + 1, SIZE)), "frame {index}");
+        }
+        // Behind a start both rows are of the first noise; then each picture has its own.
+        assert_eq!(seen.contains(&got), index == 1, "frame {index}");
+        seen.push(got);
+    }
+    // The next stream begins as this one did; a prompt is seen on the next picture.
+    stream.reset();
+    assert_eq!(show(stream.as_mut(), &picture(3, SIZE)), seen[0]);
+    nodes["sampler"]["inputs"]["prompt"] = json!("a dog in the city");
+    assert_eq!(stream.apply(&workflow(&nodes)).expect("a prompt"), Applied::Now);
+    assert_ne!(show(stream.as_mut(), &picture(3, SIZE)), seen[1]);
+    // Other nodes may stand behind it.
+    nodes["behind"] = json!({"class_type": "ImageInvert", "inputs": {"image": ["sampler", 0]}});
+    nodes["shown"]["inputs"]["images"] = json!(["behind", 0]);
+    assert_eq!(stream.apply(&workflow(&nodes)).expect("another graph"), Applied::NeedsReload);
+    load("comfyui", nowhere, None, &workflow(&nodes)).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn the_full_autoencoder_is_that_of_the_pipeline() {
+    let place = models();
+    let root = place.path();
+    folders::vae(&root.join("checkpoints/dream/vae"));
+    let mut nodes = nodes("dream");
+    let mut params = params("Lykon/dreamshaper-8");
+    let model = || Some(root.join("checkpoints/dream"));
+    let shows = |params: &Value, nodes: &Value| {
+        let direct = load("streamdiffusion", root, model(), &small("streamdiffusion", params));
+        let mut direct = direct.unwrap_or_else(|error| panic!("{error}"));
+        let stream = load("comfyui", root, None, &workflow(nodes));
+        let mut stream = stream.unwrap_or_else(|error| panic!("{error}"));
+        let pictures = [0, 1, 2].map(|index| show(stream.as_mut(), &picture(index, SIZE)));
+        assert_eq!(pictures, [0, 1, 2].map(|index| show(direct.as_mut(), &picture(index, SIZE))));
+        pictures
+    };
+    let tiny = shows(&params, &nodes);
+    (params["use_tiny_vae"], nodes["config"]["inputs"]["use_tiny_vae"]) = (json!(false), json!(false));
+    assert_ne!(shows(&params, &nodes), tiny);
+}
+
+#[test]
+fn a_seed_of_minus_one_is_drawn_once_a_load() {
+    let nowhere = Path::new("/nowhere");
+    let camera = picture(0, SIZE);
+    let mut nodes = nodes("weir/tiny");
+    nodes["config"]["inputs"]["seed"] = json!(-1);
+    let load = |nodes: &Value| load("comfyui", nowhere, None, &workflow(nodes)).unwrap_or_else(|e| panic!("{e}"));
+    let mut stream = load(&nodes);
+    let first = show(stream.as_mut(), &camera);
+    // Another widget, another seed, and back: the same noise.
+    for (node, widget, value) in [
+        ("sampler", "prompt", json!("a dog in the city")),
+        ("config", "seed", json!(7)),
+        ("config", "seed", json!(-1)),
+        ("sampler", "prompt", json!("a photo of a cat")),
+    ] {
+        nodes[node]["inputs"][widget] = value;
+        assert_eq!(stream.apply(&workflow(&nodes)).expect(widget), Applied::Now, "{widget}");
+        stream.reset();
+        let again = show(stream.as_mut(), &camera);
+        assert_eq!(
+            again == first,
+            (node, widget) == ("sampler", "prompt") && nodes["sampler"]["inputs"]["prompt"] == "a photo of a cat"
+        );
+    }
+    assert_ne!(show(load(&nodes).as_mut(), &camera), first, "another load draws another one");
 }

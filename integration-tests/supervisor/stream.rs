@@ -183,7 +183,7 @@ async fn an_update_that_fails_says_so() {
         (json!({"width": 500, "height": 384}), "Parameter update failed: width: Input should be a multiple of 64"),
         (json!({"height": 384}), "Both 'width' and 'height'"),
         (json!({"max_framerate": 0}), "positive"),
-        (json!({"show_loading": true}), "show_loading"),
+        (json!({"show_loading": "perhaps"}), "show_loading"),
         (json!([1]), "dictionary"),
     ] {
         is(&server.post("/stream/params", &body).await, 500, "error", message);
@@ -205,6 +205,33 @@ async fn an_update_that_fails_says_so() {
     assert_eq!(updates(&fake)[1..5], [sized(1), sized(2), sized(3), json!({})]);
     assert_eq!(caps(&fake), [None, Some(30.0), None, None, Some(20.0), Some(10.0)]);
     assert_eq!(server.get("/stream/a/status").await.json()["max_framerate"], 20.0);
+}
+
+#[tokio::test]
+async fn the_overlay_is_shown_by_hand_and_channels_may_be_missing() {
+    let (server, fake) = warm(Life::default()).await;
+    let body = json!({"gateway_request_id": "a", "params": {"show_loading": true}});
+    is(&server.post("/stream/start", &body).await, 200, "success", "started");
+    let request = started(&fake);
+    assert!(request.worker && request.show_loading && request.params.is_empty());
+    assert!(request.subscribe_url.is_empty() && request.publish_url.is_empty());
+    let status = server.get("/stream/status").await.json();
+    assert_eq!(
+        status["current_params"],
+        json!({"subscribe_url": null, "publish_url": null, "gateway_request_id": "a"})
+    );
+    for (body, wanted, params) in [
+        (json!({"show_loading": false}), Some(false), json!({})),
+        (json!({"show_loading": "TRUE", "x": 1}), Some(true), json!({"x": 1})),
+        (json!({"x": 2}), None, json!({"x": 2})),
+    ] {
+        is(&server.post("/stream/params", &body).await, 200, "success", "updated");
+        let last = fake.seen().into_iter().filter_map(|(_, message)| match message {
+            ToEngine::Update { params, show_loading, .. } => Some((show_loading, Value::Object(params))),
+            _ => None,
+        });
+        assert_eq!(last.last(), Some((wanted, params)), "{body}");
+    }
 }
 
 #[tokio::test]

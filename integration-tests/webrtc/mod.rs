@@ -3,6 +3,7 @@
 mod client;
 mod congestion;
 mod media;
+mod texts;
 mod watch;
 mod way;
 mod ways;

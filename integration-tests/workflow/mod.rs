@@ -1,5 +1,6 @@
 //! ComfyUI workflows through real processes and sockets.
 
+mod parts;
 mod sound;
 mod stream;
 

@@ -205,6 +205,16 @@ async fn the_way_of_the_sound_changes_in_mid_stream_and_nothing_is_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_text_leaves_once_and_again_when_it_changes() {
+    texts_by("/stream/start").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orchestrators_stream_has_a_data_channel_too() {
+    texts_by("/live-video-to-video").await;
+}
+
+/// Texts of a stream that was started by the door `path`.
+async fn texts_by(path: &str) {
     let runner = Runner::idle("comfyui", &[]).await;
     let orchestrator = Orchestrator::new().await;
     let mut stream = orchestrator.stream().await;
@@ -235,8 +245,7 @@ async fn a_text_leaves_once_and_again_when_it_changes() {
             }
         }
     });
-    // The door that has a data channel.
-    let answer = runner.post("/stream/start", &request).await;
+    let answer = runner.post(path, &request).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     let feeding = stream.feed_behind(clip(30).segments(), seconds(2.0));
     stream.online().await;

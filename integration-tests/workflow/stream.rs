@@ -16,7 +16,7 @@ async fn start(orchestrator: &Orchestrator, runner: &Runner, params: &Value) -> 
     stream
 }
 
-fn feed(stream: &mut Stream) -> crate::support::Feeding {
+pub(super) fn feed(stream: &mut Stream) -> crate::support::Feeding {
     let clip = Clip { source: "color=c=0x808080", seconds: 30, audio: "", ..Clip::default() };
     stream.feed_behind(clip.segments(), seconds(2.0))
 }
@@ -117,7 +117,7 @@ async fn a_running_workflow_takes_updates_in_every_shape_and_tells_its_figures()
     lines.end(LONG).await;
 }
 
-fn read_lines(bytes: &[u8]) -> Vec<Value> {
+pub(super) fn read_lines(bytes: &[u8]) -> Vec<Value> {
     let text = std::str::from_utf8(bytes).expect("text");
     let lines = text.lines().map(|line| serde_json::from_str::<Vec<Value>>(line).expect("a line is an array"));
     lines.flatten().collect()

@@ -39,7 +39,9 @@ pub async fn abandon(
 }
 
 async fn one(client: Client, request: StreamRequest, event: Event) {
-    if let Err(error) = client.delete(&request.publish_url).await {
+    if !request.publish_url.is_empty()
+        && let Err(error) = client.delete(&request.publish_url).await
+    {
         tracing::warn!("The output channel of a lost session could not be deleted: {error}");
     }
     if request.events_url.is_empty() {

@@ -12,10 +12,13 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
+use super::host::ToSupervisor;
+use crate::link::{FromEngine, MAX_SAID};
 use crate::trickle::{Begin, Client, Publisher};
 
-/// Items that may wait; then the oldest goes.
+/// Items that may wait, and their bytes in all; then the oldest goes.
 const ITEMS: usize = 1000;
+const BYTES: usize = 4 * 1024 * 1024;
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(333);
 /// Silence after which an empty line is sent.
@@ -30,18 +33,48 @@ struct Inner {
     open: bool,
     /// Whether figures are wanted.
     figures: bool,
-    items: Mutex<VecDeque<Value>>,
+    items: Mutex<Items>,
     lost: prometheus::IntCounter,
+    /// The session's number and the way to the supervisor, for peers that listen there.
+    supervisor: Option<(u64, ToSupervisor)>,
+}
+
+#[derive(Default)]
+struct Items {
+    waiting: VecDeque<Value>,
+    bytes: usize,
+}
+
+/// What an item counts as. Figures are small and of one kind.
+fn bytes(item: &Value) -> usize {
+    match item {
+        Value::String(text) => text.len(),
+        _ => 512,
+    }
 }
 
 impl Data {
     /// A way to the channel at `url`, empty for none. `lost` counts items that found no room.
     pub fn new(url: &str, figures: bool, lost: prometheus::IntCounter) -> Self {
-        Self(Arc::new(Inner { open: !url.is_empty(), figures, items: Mutex::default(), lost }))
+        Self(Arc::new(Inner { open: !url.is_empty(), figures, items: Mutex::default(), lost, supervisor: None }))
+    }
+
+    /// The same for `session`, whose texts the supervisor hears too. A text of more than [`MAX_SAID`] bytes is too long for
+    /// those who listen there and counts as lost, as one does that finds no room.
+    pub(super) fn heard(self, session: u64, supervisor: ToSupervisor) -> Self {
+        let Inner { open, figures, lost, .. } = &*self.0;
+        let (items, supervisor) = (Mutex::default(), Some((session, supervisor)));
+        Self(Arc::new(Inner { open: *open, figures: *figures, items, lost: lost.clone(), supervisor }))
     }
 
     /// A text of the pipeline.
     pub fn text(&self, text: String) {
+        if let Some((session, supervisor)) = &self.0.supervisor {
+            let said = || FromEngine::Said { session: *session, text: text.clone() };
+            if text.len() > MAX_SAID || !supervisor.offer(said()) {
+                self.0.lost.inc();
+            }
+        }
         self.put(Value::String(text));
     }
 
@@ -57,15 +90,17 @@ impl Data {
             return;
         }
         let mut items = self.0.items.lock().unwrap_or_else(PoisonError::into_inner);
-        if items.len() >= ITEMS {
-            items.pop_front();
+        items.bytes += bytes(&item);
+        items.waiting.push_back(item);
+        while items.waiting.len() > ITEMS || items.bytes > BYTES {
+            let Some(oldest) = items.waiting.pop_front() else { return };
+            items.bytes -= bytes(&oldest);
             self.0.lost.inc();
         }
-        items.push_back(item);
     }
 
     fn take(&self) -> Vec<Value> {
-        self.0.items.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+        std::mem::take(&mut *self.0.items.lock().unwrap_or_else(PoisonError::into_inner)).waiting.into()
     }
 }
 
@@ -126,6 +161,11 @@ mod tests {
         assert_eq!(line(data.take()), "[\"a\\nb\",{\"type\":\"metering\"}]\n");
         (0..ITEMS + 5).for_each(|number| data.text(number.to_string()));
         assert_eq!((lost.get(), data.take().first().cloned()), (5, Some("5".into())));
+        // Long ones count by their bytes, and one that is too long by itself is lost.
+        (0..5).for_each(|number| data.text(number.to_string().repeat(1024 * 1024)));
+        assert_eq!((lost.get(), data.take().len()), (6, 4));
+        data.text("x".repeat(BYTES + 1));
+        assert_eq!((lost.get(), data.take().len()), (7, 0));
     }
 
     #[test]

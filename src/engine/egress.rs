@@ -483,6 +483,16 @@ pub async fn publish(
     None
 }
 
+/// Takes the pieces of a stream that has no output channel until they end: its pictures are counted as made, with no byte
+/// sent.
+pub async fn keep(shared: &Shared, pieces: &mut mpsc::Receiver<Piece>) {
+    while let Some(piece) = pieces.recv().await {
+        if let Piece::Bytes(_, What::Video { seq, pts, stamps, kind }) = piece {
+            sent_frame(shared, true, seq, pts, stamps, kind, 0);
+        }
+    }
+}
+
 /// After a segment that broke off, what is encoded next lies in no segment. A key picture begins one at once, long before
 /// the next is due; but only once until a segment passes whole, for a server that refuses them all is not to be asked for
 /// every picture.

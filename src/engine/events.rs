@@ -9,7 +9,6 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use crate::metering::Interval;
 use crate::trickle::{Begin, Client, Publisher};
 
 /// Events that may wait for the channel. A gateway that cannot keep up loses the newest.
@@ -36,7 +35,7 @@ pub enum Event {
         /// What happened.
         message: String,
     },
-    /// An interval ended; the object of [`interval`].
+    /// An interval ended; the object of [`crate::metering::Interval::summary`].
     Metering(Map<String, Value>),
     /// The engine was replaced in mid-session.
     Restart {
@@ -92,31 +91,6 @@ impl Event {
             ),
         };
         json!({"event": event, "queue_event_type": queue})
-    }
-}
-
-/// The small object that tells the network of an interval.
-pub fn interval(interval: &Interval) -> Map<String, Value> {
-    let totals = &interval.totals;
-    let p99 = interval.latency_ms.get("total").map(|total| total.p99);
-    let value = json!({
-        "type": "metering",
-        "interval": interval.number,
-        "from": interval.from_ms,
-        "to": interval.to_ms,
-        "frames_in": totals.frames_in,
-        "frames_out": totals.out(),
-        "frames_processed": totals.processed(),
-        "frames_dropped": totals.lost(),
-        "fps": interval.fps,
-        "latency_p99_ms": p99,
-        "billable_pixels": totals.billable_pixels,
-        "model": interval.model,
-        "params_hash": interval.params_hash,
-    });
-    match value {
-        Value::Object(object) => object,
-        _ => Map::new(),
     }
 }
 
@@ -192,6 +166,7 @@ pub async fn publish(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metering::Interval;
 
     #[test]
     fn documents_have_the_shapes_that_gateways_forward() {
@@ -226,7 +201,7 @@ mod tests {
         for (event, document) in rows {
             assert_eq!(event.document(at), document);
         }
-        let metering = interval(&Interval { number: 3, fps: 30.0, ..Interval::default() });
+        let metering = Interval { number: 3, fps: 30.0, ..Interval::default() }.summary();
         let document = Event::Metering(metering).document(at);
         assert_eq!(document["queue_event_type"], "ai_stream_events");
         assert_eq!(document["event"]["type"], "metering");

@@ -70,7 +70,12 @@ impl ToSupervisor {
 
     /// Sends a message of which a newer one will come; drops it when the queue is full.
     pub fn hint(&self, message: FromEngine) {
-        let _ = self.0.try_send(message);
+        self.offer(message);
+    }
+
+    /// Sends a message if there is room for it. False when it was dropped.
+    pub fn offer(&self, message: FromEngine) -> bool {
+        self.0.try_send(message).is_ok()
     }
 }
 
@@ -359,7 +364,7 @@ impl Host {
                 let outcome = self.start(Order { session, request: *request, arrived_ms, resume: resume.map(|r| *r) });
                 self.supervisor.send(FromEngine::Reply { id, outcome }).await;
             }
-            ToEngine::Update { id, session, params, max_fps } => {
+            ToEngine::Update { id, session, params, max_fps, show_loading } => {
                 let target = match session {
                     Some(session) => self.sessions.get(&session),
                     None if self.sessions.len() > 1 => {
@@ -370,12 +375,15 @@ impl Host {
                 };
                 let set = self.config.media.max_fps;
                 let updated = target.map(|session| {
-                    // A cap alone says nothing of the parameters.
-                    if max_fps.is_none() || !params.is_empty() {
+                    // A cap or the overlay alone says nothing of the parameters.
+                    if (max_fps.is_none() && show_loading.is_none()) || !params.is_empty() {
                         session.update(params)?;
                     }
                     if let Some(asked) = max_fps {
                         session.cap(ingest::cap(set, Some(asked)));
+                    }
+                    if let Some(shown) = show_loading {
+                        session.show_loading(shown);
                     }
                     Ok(())
                 });
@@ -613,8 +621,8 @@ impl Host {
 /// Refuses what no channel can be: everything that is not `http://` or `https://` with a host, and where none may be.
 fn check_urls(client: &Client, request: &StreamRequest) -> Result<(), String> {
     let urls = [
-        ("subscribe_url", &request.subscribe_url, true),
-        ("publish_url", &request.publish_url, true),
+        ("subscribe_url", &request.subscribe_url, !request.worker),
+        ("publish_url", &request.publish_url, !request.worker),
         ("control_url", &request.control_url, false),
         ("events_url", &request.events_url, false),
         ("data_url", &request.data_url, false),
@@ -649,6 +657,7 @@ mod tests {
         let client = Client::new(&crate::trickle::Config::default()).expect("a client");
         assert_eq!(check_urls(&client, &request("http://h/in", "")), Ok(()));
         assert_eq!(check_urls(&client, &request("https://h:1/in", "http://h/e")), Ok(()));
+        assert_eq!(check_urls(&client, &StreamRequest { worker: true, ..StreamRequest::default() }), Ok(()));
         for (subscribe, events, field) in [
             ("", "", "subscribe_url"),
             ("file:///etc/passwd", "", "subscribe_url"),

@@ -227,9 +227,10 @@ impl InputSink for Sink<'_> {
             shared.interval_us.store(self.interval.get().as_micros() as u64, Ordering::Relaxed);
         }
         self.last_pts = Some(frame.pts);
-        if !shared.ready() || shared.refusing.model.strikes() {
+        let held = shared.held.load(Ordering::Acquire);
+        if held || !shared.ready() || shared.refusing.model.strikes() {
             // While the model loads every frame becomes a picture of the overlay, so that the rate and the timeline go on.
-            if !shared.overlay.load(Ordering::Relaxed) {
+            if !held && !shared.overlay.load(Ordering::Relaxed) {
                 shared.drop_at(Place::Model);
                 return;
             }

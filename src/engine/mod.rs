@@ -22,9 +22,9 @@
 //! | model → encode ([`outbox::Outbox`]) | 24 pictures, 256 audio packets | the oldest is dropped, counted as `output` |
 //! | encode → socket ([`egress::PIECES`]) | pieces of output | the encoder waits, so pictures are dropped before it |
 //! | session → events ([`events::Events`]) | 64 events | the newest is dropped and counted |
-//! | session → data (`data::Data`) | 1000 items | the oldest is dropped and counted |
+//! | session → data (`data::Data`) | 1000 items, 4 MiB | the oldest is dropped and counted |
 //! | encoder → recording ([`record::Recording`]) | 256 pieces | the rest of the segment is left out, and the segment counted |
-//! | engine → supervisor | 256 messages | progress messages are dropped, intervals go on, others wait |
+//! | engine → supervisor | 256 messages | progress messages are dropped, texts too and counted, intervals go on, others wait |
 
 mod abandon;
 mod config;

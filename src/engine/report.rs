@@ -33,6 +33,8 @@ pub struct Watch {
     told_ms: u64,
     share: Share,
     load_turns: u64,
+    /// Whether there is no input that could be missing.
+    no_input: bool,
 }
 
 /// Time over which [`Watch::model_share`] looks back, at least.
@@ -85,7 +87,13 @@ impl Watch {
             told_ms: start_ms,
             share: Share { since: now, us: 0, last: None },
             load_turns: 0,
+            no_input: false,
         }
+    }
+
+    /// The same for a session without an input.
+    pub fn without_input(self) -> Self {
+        Self { no_input: true, ..self }
     }
 
     /// The part of the time that the model worked on the session's frames of late, 0 to 1; `None` before it had any.
@@ -130,7 +138,17 @@ impl Watch {
         seen.input_fps = self.input.per_second(now);
         seen.output_fps = self.output.per_second(now);
         seen.stream_fps = shared.stream_fps();
-        let state = evaluate(seen, &self.thresholds, now);
+        let state = match shared.held.load(Ordering::Acquire) && matches!(seen.pipeline, PipelineState::Ready(_)) {
+            // That nothing but the overlay goes out is as it was asked for.
+            true => {
+                self.output.reset();
+                State::Online
+            }
+            false => match evaluate(seen, &self.thresholds, now) {
+                State::DegradedInput if self.no_input => State::Online,
+                state => state,
+            },
+        };
         if state == self.state {
             return None;
         }

@@ -96,11 +96,13 @@ impl Handle {
         let numbers = (order.session, deps.slot);
         let request = &order.request;
         let data = Data::new(&request.data_url, request.figures, deps.metrics.events_lost.clone());
+        let data = data.heard(order.session, deps.supervisor.clone());
         let (pool, counters) = (deps.pool.clone(), (deps.metrics.clone(), meter, data));
         let shared = Shared::new(numbers, pipeline, &checked, pool, counters, &deps.config.refuse, now);
         shared.notice(format!("Loading {}…", pipeline.name()));
         deps.metrics.begin_session(deps.slot);
         shared.overlay.store(checked.show_reloading_frame, Ordering::Relaxed);
+        shared.hold(request.show_loading);
         if !model.serve(shared.clone(), checked) {
             return Err("the model thread does not take sessions".into());
         }
@@ -200,6 +202,11 @@ impl Handle {
     /// Frames a second that are handed to the pipeline at most, from the next one on; 0 for no cap.
     pub fn cap(&self, fps: f64) {
         self.shared.max_fps.put(fps);
+    }
+
+    /// Shows the overlay in place of the model's pictures from the next frame on, or no more.
+    pub fn show_loading(&self, on: bool) {
+        self.shared.hold(on);
     }
 
     /// What the overlay says.
@@ -324,6 +331,9 @@ impl Session {
             }
         };
         let mut watch = Watch::new(now, unix_ms(), self.order.resume.clone());
+        if self.order.request.subscribe_url.is_empty() {
+            watch = watch.without_input();
+        }
         self.announce();
         let mut tasks = JoinSet::new();
         let (end, threads) = match self.begin(&mut tasks) {
@@ -389,8 +399,10 @@ impl Session {
 
         // Whatever can be refused comes before the first thread.
         let start = if resume.is_some() { Start::Current } else { Start::Seq(0) };
-        let subscriber =
-            Subscriber::new(client, &request.subscribe_url, start).map_err(|e| format!("subscribe_url: {e}"))?;
+        let subscriber = match request.subscribe_url.as_str() {
+            "" => None,
+            url => Some(Subscriber::new(client, url, start).map_err(|e| format!("subscribe_url: {e}"))?),
+        };
         let updates = match request.control_url.as_str() {
             "" => None,
             url => {
@@ -465,8 +477,26 @@ impl Session {
     fn control(&self, subscriber: Subscriber, max: usize) -> impl Future<Output = (Role, Option<String>)> + use<> {
         let (updater, refused, shared) = (self.updater.clone(), self.shared.clone(), self.shared.clone());
         let position = self.shared.clone();
-        let update = move |params| {
-            if let Err(error) = updater.update(params) {
+        let worker = self.order.request.worker;
+        let set = self.deps.config.media.max_fps;
+        let update = move |mut params: Map<String, Value>| {
+            let ours = if worker { control::ours(&mut params) } else { Ok(control::Ours::default()) };
+            let result = ours.and_then(|ours| {
+                if !ours.alone(&params) {
+                    if worker {
+                        control::keep_size(&mut params, &refused.parameters.accepted().given);
+                    }
+                    updater.update(params).map_err(|error| error.to_string())?;
+                }
+                if let Some(asked) = ours.max_fps {
+                    refused.max_fps.put(ingest::cap(set, Some(asked)));
+                }
+                if let Some(shown) = ours.show_loading {
+                    refused.hold(shown);
+                }
+                Ok(())
+            });
+            if let Err(error) = result {
                 refused.fail("params", format!("Error updating params: {error}"));
             }
         };
@@ -585,6 +615,9 @@ impl Session {
 
     /// The end of a session that nobody feeds.
     fn idle(&self, watch: &mut Watch, now: Instant) -> Option<End> {
+        if self.order.request.subscribe_url.is_empty() {
+            return None;
+        }
         let config = &self.deps.config;
         let silent = |at: Option<Instant>| at.map_or_else(|| watch.age(now), |at| now.saturating_duration_since(at));
         let (limit, what) = match self.shared.last_byte.get() {
@@ -606,9 +639,9 @@ impl Session {
         let restarts = self.order.resume.as_ref().map_or(0, |resume| resume.restart_count);
         let facts = Facts { model: self.shared.pipeline.name(), params_hash: &hash, restarts, last };
         let interval = self.shared.meter.close(now, facts);
-        self.shared.data.figures(events::interval(&interval));
+        self.shared.data.figures(interval.summary());
         if self.deps.config.interval_events {
-            self.events.emit(Event::Metering(events::interval(&interval)));
+            self.events.emit(Event::Metering(interval.summary()));
         }
         interval
     }
@@ -652,8 +685,11 @@ impl Session {
             if tokio::time::timeout(Duration::from_millis(500), wait).await.is_err() {
                 tasks.shutdown().await;
                 // The publisher was cut off before it could delete its channel, and the gateway waits for that.
-                let delete = self.deps.client.delete(&self.order.request.publish_url);
-                if !matches!(tokio::time::timeout(Duration::from_millis(300), delete).await, Ok(Ok(_))) {
+                let url = &self.order.request.publish_url;
+                let delete = self.deps.client.delete(url);
+                if !url.is_empty()
+                    && !matches!(tokio::time::timeout(Duration::from_millis(300), delete).await, Ok(Ok(_)))
+                {
                     tracing::warn!(session = self.shared.id, "The output channel could not be deleted.");
                 }
             }
@@ -692,13 +728,23 @@ fn metered(interval: &Interval) -> Option<FromEngine> {
 
 async fn read_input(
     shared: Arc<Shared>,
-    subscriber: Subscriber,
+    subscriber: Option<Subscriber>,
     pieces: mpsc::Sender<ingest::Piece>,
     first_segment: impl FnOnce(),
 ) -> (Role, Option<String>) {
     let stop = shared.reading.clone();
+    let read = async {
+        match subscriber {
+            Some(subscriber) => ingest::read(shared, subscriber, pieces, first_segment).await,
+            // No frame will come; the decoder waits until the end.
+            None => {
+                let _pieces = pieces;
+                std::future::pending().await
+            }
+        }
+    };
     let reason = tokio::select! {
-        reason = ingest::read(shared, subscriber, pieces, first_segment) => reason,
+        reason = read => reason,
         () = stop.cancelled() => "reading was stopped".into(),
     };
     (Role::Ingest, Some(reason))
@@ -717,6 +763,10 @@ struct Publish {
 impl Publish {
     async fn run(self, mut pieces: mpsc::Receiver<egress::Piece>) -> (Role, Option<String>) {
         let Self { shared, client, url, begin, supervisor, events } = self;
+        if url.is_empty() {
+            egress::keep(&shared, &mut pieces).await;
+            return (Role::Publish, None);
+        }
         let mut publisher = match Publisher::open(&client, &url, "video/mp2t", begin).await {
             Ok(publisher) => publisher,
             Err(error) => {

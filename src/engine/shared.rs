@@ -122,6 +122,8 @@ pub struct Shared {
     pub model_ready: AtomicBool,
     /// Whether frames become pictures of the overlay while the model loads; otherwise nothing is sent meanwhile.
     pub overlay: AtomicBool,
+    /// Whether a caller wants the overlay in place of the model's pictures.
+    pub held: AtomicBool,
     /// True while the model wants RGB pictures, false for I420.
     rgb: AtomicBool,
     /// Where the graphs of the model run; `None` without a graph. Written when a model comes, read by the status alone.
@@ -246,6 +248,7 @@ impl Shared {
             pool,
             model_ready: AtomicBool::new(false),
             overlay: AtomicBool::new(true),
+            held: AtomicBool::new(false),
             rgb: AtomicBool::new(false),
             provider: Mutex::new(None),
             notes: Mutex::default(),
@@ -341,6 +344,17 @@ impl Shared {
         self.rgb.store(format == PixelFormat::Rgb24, Ordering::Relaxed);
         self.ready_at.set(Instant::now());
         self.model_ready.store(true, Ordering::Release);
+    }
+
+    /// Shows the overlay in place of the model's pictures, or lets them through again.
+    pub fn hold(&self, on: bool) {
+        if on {
+            self.notice("Loading…".into());
+        }
+        if self.held.swap(on, Ordering::AcqRel) && !on {
+            // What could not be shown meanwhile is no fault.
+            self.ready_at.set(Instant::now());
+        }
     }
 
     /// Shuts the way to the model: frames become overlay pictures.

@@ -14,6 +14,9 @@ pub use framing::{LinkError, Reader, Writer};
 /// Longest message in bytes, framing excluded. Larger than the largest accepted request body.
 pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 
+/// Longest text of a [`FromEngine::Said`] in bytes: what a data channel takes in one message with room to spare.
+pub const MAX_SAID: usize = 64 * 1024;
+
 /// How the pictures of an output are coded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -43,9 +46,9 @@ impl std::fmt::Debug for Tap {
 /// A stream as the orchestrator ordered it (`POST /live-video-to-video`). URLs are credentials: `Debug` hides them.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StreamRequest {
-    /// Where the input is read.
+    /// Where the input is read; empty for none, where `worker` is set.
     pub subscribe_url: String,
-    /// Where the output is written.
+    /// Where the output is written; empty for none, where `worker` is set.
     pub publish_url: String,
     /// Where updates are read; empty for none.
     #[serde(default)]
@@ -84,6 +87,13 @@ pub struct StreamRequest {
     /// a caller's body.
     #[serde(default)]
     pub own_channels: bool,
+    /// Whether it came by the stream API: input and output may be missing, and the control channel takes `max_framerate` and
+    /// `show_loading` beside the parameters.
+    #[serde(default)]
+    pub worker: bool,
+    /// Whether the overlay is shown in place of the model's pictures.
+    #[serde(default)]
+    pub show_loading: bool,
     /// How the output's pictures are coded.
     #[serde(default)]
     pub coding: Coding,
@@ -244,11 +254,14 @@ pub enum ToEngine {
         id: u64,
         /// The session; `None` for the only one, an error while several run.
         session: Option<u64>,
-        /// The new parameters; none, beside a cap, leave those in force alone.
+        /// The new parameters; none, beside a cap or the overlay, leave those in force alone.
         params: Map<String, Value>,
         /// Frames a second handed to the pipeline at most from now on; the lower of this and the setting counts.
         #[serde(default)]
         max_fps: Option<f64>,
+        /// Whether the overlay is shown in place of the model's pictures from now on.
+        #[serde(default)]
+        show_loading: Option<bool>,
     },
     /// Keeps a copy of what a session puts out from its next segment on, or ends that. Answered by one
     /// [`FromEngine::Reply`]; at an end when the file is whole.
@@ -454,6 +467,13 @@ pub enum FromEngine {
         video_pts: Option<i64>,
         /// Last audio time stamp, 90 kHz.
         audio_pts: Option<i64>,
+    },
+    /// A session said something besides pictures. Left out where the queue is full.
+    Said {
+        /// The session.
+        session: u64,
+        /// A text of the pipeline, of at most [`MAX_SAID`] bytes.
+        text: String,
     },
     /// An interval of a session ended. Sent for the last one before [`FromEngine::Ended`].
     Metered {

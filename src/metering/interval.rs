@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::{AddAssign, Sub};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::record::{Kind, Percentiles, Place};
 
@@ -209,6 +210,30 @@ impl Interval {
     /// What the next engine needs to go on with the stream after this interval.
     pub fn carry(&self) -> Carry {
         Carry { number: self.number + 1, from_ms: self.to_ms, billed_until_ns: self.billed_until_ns }
+    }
+
+    /// The small object, `"type": "metering"`, that the network and the data channel hear of it.
+    pub fn summary(&self) -> Map<String, Value> {
+        let totals = &self.totals;
+        let value = json!({
+            "type": "metering",
+            "interval": self.number,
+            "from": self.from_ms,
+            "to": self.to_ms,
+            "frames_in": totals.frames_in,
+            "frames_out": totals.out(),
+            "frames_processed": totals.processed(),
+            "frames_dropped": totals.lost(),
+            "fps": self.fps,
+            "latency_p99_ms": self.latency_ms.get("total").map(|total| total.p99),
+            "billable_pixels": totals.billable_pixels,
+            "model": self.model,
+            "params_hash": self.params_hash,
+        });
+        match value {
+            Value::Object(object) => object,
+            _ => Map::new(),
+        }
     }
 }
 

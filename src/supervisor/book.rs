@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::accounts::{Accounts, stream};
 use super::admission::{Admission, Full, Limits, fits};
 use super::choice::ChoiceError;
+use super::voice::{Ear, Voice};
 use crate::health::{self, State, Status, Word};
 use crate::link::{Coding, FromEngine, Imaged, Outcome, Phase, Resume, SessionReport, StreamRequest, Tap, ToEngine};
 use crate::metering::ledger::{Body, GpuUse};
@@ -77,6 +78,8 @@ struct Session {
     gpu_busy_us: Option<u64>,
     /// Who waits for its end.
     waiters: Vec<oneshot::Sender<()>>,
+    /// What it says, for those who listen.
+    voice: Voice,
 }
 
 /// A session as doors show it. URLs are credentials, so it has no `Debug`.
@@ -322,11 +325,13 @@ impl Book {
         report.is_some_and(|report| report.state == "DEGRADED_INPUT" || report.state == "OFFLINE")
     }
 
-    /// Notes the cap in force of a session (`None`: the only one), for the engine that may have to go on with it.
-    pub fn cap(&mut self, session: Option<u64>, max_fps: f64) {
+    /// Notes the cap in force of a session (`None`: the only one) and whether it shows the overlay, where they are given, for the
+    /// engine that may have to go on with it.
+    pub fn set(&mut self, session: Option<u64>, max_fps: Option<f64>, show_loading: Option<bool>) {
         let found = self.find(session).and_then(|session| self.sessions.get_mut(&session));
         if let Some(session) = found {
-            session.request.max_fps = Some(max_fps);
+            session.request.max_fps = max_fps.or(session.request.max_fps);
+            session.request.show_loading = show_loading.unwrap_or(session.request.show_loading);
         }
     }
 
@@ -356,6 +361,11 @@ impl Book {
     /// How the pictures of a session's output are coded.
     pub fn coding(&self, session: u64) -> Option<Coding> {
         self.sessions.get(&session).map(|session| session.request.coding)
+    }
+
+    /// What a session says from now on, and its newest texts; `None` when there is none of that number.
+    pub fn listen(&self, session: u64) -> Option<Ear> {
+        self.sessions.get(&session).map(|session| session.voice.listen())
     }
 
     /// Notes the further outputs of a session. False when there is none of that number.
@@ -519,6 +529,11 @@ impl Book {
                     session.audio_pts = session.audio_pts.max(audio_pts);
                 }
             }
+            FromEngine::Said { session, text } => {
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.voice.text(text);
+                }
+            }
             FromEngine::Metered { session, interval } => notes.extend(self.metered(session, interval)),
             FromEngine::Ended { session, reason, fault } => notes.extend(self.ended(session, &reason, fault)),
             FromEngine::Imaged { id, outcome, image } => {
@@ -628,6 +643,7 @@ impl Book {
             }
         };
         session.carry = Some(interval.carry());
+        session.voice.figures(interval.summary());
         let gpu = self.gpu.as_ref().map(|gpu| {
             let used = |now: Option<u64>, before: Option<u64>| Some(now?.saturating_sub(before?) as f64 * part);
             let joules = used(gpu.energy_mj, std::mem::replace(&mut session.energy_mj, gpu.energy_mj));
@@ -721,6 +737,7 @@ impl Session {
             energy_mj: None,
             gpu_busy_us: None,
             waiters: Vec::new(),
+            voice: Voice::new(),
         }
     }
 }

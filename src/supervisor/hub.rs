@@ -236,28 +236,27 @@ impl Hub {
     /// # Errors
     /// [`HubError`]; the old parameters stay in force.
     pub async fn update(&self, session: Option<u64>, params: Map<String, Value>) -> Result<(), HubError> {
-        self.update_capped(session, params, None).await
+        self.update_with(session, params, None, None).await
     }
 
-    /// As [`Self::update`], with a cap of frames a second that holds for engines to come too. A cap without parameters
-    /// leaves those in force alone.
+    /// As [`Self::update`], with a cap of frames a second, and whether the overlay is shown; both hold for engines to come too.
+    /// Either without parameters leaves those in force alone.
     ///
     /// # Errors
-    /// [`HubError`]; parameters and cap stay as they are.
-    pub async fn update_capped(
+    /// [`HubError`]; everything stays as it is.
+    pub async fn update_with(
         &self,
         session: Option<u64>,
         params: Map<String, Value>,
         max_fps: Option<f64>,
+        show_loading: Option<bool>,
     ) -> Result<(), HubError> {
-        let message = |id| ToEngine::Update { id, session, params: params.clone(), max_fps };
+        let message = |id| ToEngine::Update { id, session, params: params.clone(), max_fps, show_loading };
         let outcome = self.ask(ASK_WAIT, Pending::Outcome, message).await?;
         if outcome != Outcome::Accepted {
             return Err(HubError::Engine(outcome));
         }
-        if let Some(max_fps) = max_fps {
-            self.book().cap(session, max_fps);
-        }
+        self.book().set(session, max_fps, show_loading);
         Ok(())
     }
 

@@ -42,6 +42,7 @@ mod recordings;
 mod restarts;
 mod server;
 mod tail;
+mod voice;
 
 pub use config::*;
 pub use engine::EngineCommand;

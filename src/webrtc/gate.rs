@@ -44,12 +44,19 @@ pub struct Answered {
 #[derive(Clone, Debug)]
 pub struct Remote {
     commands: mpsc::Sender<Command>,
+    data: mpsc::Sender<String>,
 }
 
 impl Remote {
     /// Tells the peer. False when it is gone or has too much to do.
     pub fn tell(&self, command: Command) -> bool {
         self.commands.try_send(command).is_ok()
+    }
+
+    /// Sends a text of at most [`super::MAX_SAID`] bytes on the data channel `data`. Waits until the peer has one and takes
+    /// more; media never waits for it. False when the peer is gone.
+    pub async fn say(&self, text: String) -> bool {
+        self.data.send(text).await.is_ok()
     }
 }
 
@@ -96,18 +103,20 @@ impl Gate {
         let name = rtc.direct_api().local_ice_credentials().ufrag;
         let (commands, ordered) = mpsc::channel(peer::QUEUE);
         let (events, told) = mpsc::channel(peer::QUEUE);
+        let (data, said) = mpsc::channel(peer::SAID);
         let peer = Peer {
             rtc,
             inbox: self.port.register(&name),
             port: self.port.clone(),
             role,
             commands: ordered,
+            said,
             events,
             metrics: self.metrics.clone(),
             connect: self.connect,
             vanish: self.vanish,
         };
         let task = AbortOnDropHandle::new(tokio::spawn(peer.run()));
-        Ok(Answered { sdp: answer.to_sdp_string(), remote: Remote { commands }, takes, events: told, task })
+        Ok(Answered { sdp: answer.to_sdp_string(), remote: Remote { commands, data }, takes, events: told, task })
     }
 }

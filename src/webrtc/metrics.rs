@@ -26,6 +26,11 @@ impl Metrics {
 
     /// It happened once more.
     pub fn count(&self, event: &str) {
-        self.events.with_label_values(&[event]).inc();
+        self.count_many(event, 1);
+    }
+
+    /// It happened so many times more.
+    pub fn count_many(&self, event: &str, times: u64) {
+        self.events.with_label_values(&[event]).inc_by(times);
     }
 }

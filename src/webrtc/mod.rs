@@ -21,6 +21,6 @@ pub use crypto::provider;
 pub use gate::{Answered, Gate, Remote};
 pub use ice::{IceServer, links, servers};
 pub use metrics::Metrics;
-pub use peer::{Command, MAX_TEXT, PeerEvent, Sample, SampleKind};
+pub use peer::{Command, MAX_SAID, MAX_TEXT, PeerEvent, Sample, SampleKind};
 pub use port::{Port, PortCounters};
 pub use sdp::{MAX_SDP, Refused, Role, candidates, restarted, restarts};

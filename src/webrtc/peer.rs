@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | peer → door ([`PeerEvent`]) | 256 | media is dropped and counted; anything else waits for the next chance, newest first |
 //! | door → peer ([`Command`]) | 256 | media is dropped and counted; anything else is refused to its sender |
+//! | door → data channel `data` | 8 texts, 32 KiB in the library | the sender waits, and nobody else |
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +27,15 @@ use crate::media::VideoCodec;
 
 /// Events that may wait for the door, and commands that may wait for the peer.
 pub(super) const QUEUE: usize = 256;
+/// Texts for the data channel [`DATA`] that may wait.
+pub(super) const SAID: usize = 8;
+/// Longest of them in bytes: the library takes 128 KiB for all channels together, and JSON may escape every character of
+/// a text.
+pub const MAX_SAID: usize = 96 * 1024;
+/// Bytes on that channel that may be under way before the next text is taken: the rest is for control messages.
+const SAID_WAITS: usize = 16 * 1024;
+/// Label of the data channel for what a stream says.
+const DATA: &str = "data";
 /// Longest text on a data channel in bytes.
 pub const MAX_TEXT: usize = 1024 * 1024;
 /// Time between two requests for a key picture.
@@ -125,6 +135,7 @@ pub(super) struct Peer {
     pub inbox: Inbox,
     pub role: Role,
     pub commands: mpsc::Receiver<Command>,
+    pub said: mpsc::Receiver<String>,
     pub events: mpsc::Sender<PeerEvent>,
     pub metrics: Metrics,
     pub connect: Duration,
@@ -167,6 +178,13 @@ struct State {
     ended: Option<String>,
 }
 
+impl State {
+    /// The open data channel of a label.
+    fn channel(&self, label: &str) -> Option<ChannelId> {
+        self.channels.iter().find(|(_, known)| *known == label).map(|(&id, _)| id)
+    }
+}
+
 impl Peer {
     /// Runs until the peer is gone, and says so.
     pub async fn run(mut self) {
@@ -188,6 +206,7 @@ impl Peer {
             if state.key_missing {
                 self.ask_key(&mut state, now);
             }
+            let takes = self.takes_text(&state);
             // Nothing here waits longer than a second, so that limits are noticed.
             let wake = deadline.min(now + Duration::from_secs(1));
             tokio::select! {
@@ -200,6 +219,7 @@ impl Peer {
                     None => break "its owner is gone".into(),
                     Some(command) => self.command(command, &mut state),
                 },
+                Some(text) = self.said.recv(), if takes => self.say(&text, &state),
                 () = tokio::time::sleep_until(wake.into()) => self.input(Input::Timeout(Instant::now()), &mut state),
             }
         };
@@ -357,6 +377,19 @@ impl Peer {
         }
     }
 
+    /// Whether the data channel is open and has sent most of what it has.
+    fn takes_text(&mut self, state: &State) -> bool {
+        let channel = state.channel(DATA).and_then(|id| self.rtc.channel(id));
+        channel.is_some_and(|mut channel| channel.buffered_amount() <= SAID_WAITS)
+    }
+
+    fn say(&mut self, text: &str, state: &State) {
+        let fits = text.len() <= MAX_SAID;
+        let channel = state.channel(DATA).filter(|_| fits).and_then(|id| self.rtc.channel(id));
+        let sent = channel.map(|mut channel| channel.write(false, text.as_bytes()));
+        self.metrics.count(if matches!(sent, Some(Ok(true))) { "data_out" } else { "data_dropped" });
+    }
+
     fn command(&mut self, command: Command, state: &mut State) {
         match command {
             Command::Media { .. } if state.paused => self.metrics.count("media_paused"),
@@ -380,7 +413,7 @@ impl Peer {
             },
             Command::AskKey => state.key_missing = true,
             Command::Text(label, text) => {
-                let id = state.channels.iter().find(|(_, known)| **known == label).map(|(&id, _)| id);
+                let id = state.channel(&label);
                 let sent =
                     id.and_then(|id| self.rtc.channel(id)).map(|mut channel| channel.write(false, text.as_bytes()));
                 if !matches!(sent, Some(Ok(true))) {

@@ -246,6 +246,8 @@ pub struct Class {
     pub source: Option<Medium>,
     /// Set when what it takes leaves with the stream.
     pub sink: Option<Medium>,
+    /// Whether it gives something else at every frame, even where no frame feeds it.
+    pub beat: bool,
     /// How it becomes part of what runs.
     pub runs: Runs,
     /// One line about what deserves to be said in the table of classes: a limit, a mapping. Empty for most.
@@ -282,6 +284,7 @@ impl Class {
             outputs: &[],
             source: None,
             sink: None,
+            beat: false,
             runs,
             note: "",
             needs: needs_nothing,

@@ -19,6 +19,7 @@ pub fn assign(nodes: &mut [Node]) {
         // A sink takes part in every frame, so that what is shown is always of the frame's own graph.
         let live = nodes[i].class.source.is_some()
             || nodes[i].class.sink.is_some()
+            || nodes[i].class.beat
             || sources.iter().any(|&source| nodes[source].live);
         nodes[i].live = live;
         // Levels of folded graphs and of those of the frame are counted apart.

@@ -20,14 +20,21 @@ pub struct Piping {
     pool: FramePool,
     /// What is in force.
     checked: Checked,
+    /// What the seed −1 stands for.
+    drawn: u64,
 }
 
 /// The parameters of `piped`, whole and checked.
 pub fn check(piped: &Piped, mut params: Params) -> Result<Checked, ParamError> {
-    let model = piped.model.as_ref().map_or(streamdiffusion::MADE_UP, |(_, family)| streamdiffusion::name_of(*family));
+    let lora = params.get("use_lcm_lora") == Some(&true.into());
+    let name = if lora { streamdiffusion::name_with_lora_of } else { streamdiffusion::name_of };
+    let model = piped.model.as_ref().map_or(streamdiffusion::MADE_UP, |(_, family)| name(*family));
     params.insert("model_id".to_owned(), model.into());
     // The nodes that would ask for one are refused.
     params.insert("use_safety_checker".to_owned(), false.into());
+    if params.get("seed") == Some(&(-1).into()) {
+        params.insert("seed".to_owned(), piped.drawn.into());
+    }
     let mut checked = streamdiffusion::check_in_any_order(&params)?;
     let [width, height] = piped.size;
     checked.size = Size::new(width, height);
@@ -47,14 +54,32 @@ impl Piping {
             fetch: cx.fetch,
         };
         let processor = StreamDiffusion::PLAIN.load(&cx, &checked)?;
-        Ok(Self { processor, size: checked.size, pool, checked })
+        let piping = Self { processor, size: checked.size, pool, checked, drawn: piped.drawn };
+        if piping.has_drawn(&piping.checked) {
+            piping.tell_drawn();
+        }
+        Ok(piping)
+    }
+
+    /// Whether the seed is the one that was drawn.
+    fn has_drawn(&self, checked: &Checked) -> bool {
+        checked.values.get("seed") == Some(&self.drawn.into())
+    }
+
+    fn tell_drawn(&self) {
+        tracing::info!("Workflow: the seed -1 stands for {} until the workflow is loaded anew.", self.drawn);
     }
 
     /// Puts `checked` in force, and gives what was before. `None` when it needs another graph.
     pub fn turn(&mut self, checked: Checked) -> Result<Option<Checked>, PipelineError> {
         match self.processor.apply(&checked)? {
             Applied::NeedsReload => Ok(None),
-            Applied::Now => Ok(Some(std::mem::replace(&mut self.checked, checked))),
+            Applied::Now => {
+                if self.has_drawn(&checked) && !self.has_drawn(&self.checked) {
+                    self.tell_drawn();
+                }
+                Ok(Some(std::mem::replace(&mut self.checked, checked)))
+            }
         }
     }
 
@@ -72,6 +97,8 @@ impl Piping {
                     *byte = (x * 255.0).clamp(0.0, 255.0) as u8;
                 }
             }
+            // It looks at none.
+            Picture::None => frame.data.fill(0),
             _ => return Err(InferenceError::Run("the pipeline is fed a picture of another size".to_owned())),
         }
         let out = self.processor.process(frame).map_err(failed)?;
@@ -118,4 +145,6 @@ pub enum Picture<'a> {
     Bytes(&'a [u8]),
     /// f32 from 0 to 1.
     Floats(&'a [f32]),
+    /// Nothing: the pipeline looks at no picture.
+    None,
 }

@@ -452,6 +452,7 @@ impl Loaded {
         match runs {
             Runs::Pipeline(piping) => {
                 let picture = match (feeds.first(), from) {
+                    (None, _) => Some(Picture::None),
                     (Some(Feed::Frame), Some(from)) => Some(Picture::Bytes(from)),
                     (Some(Feed::Bridge { stage, output }), _) => {
                         let held = held.first().and_then(Option::as_ref);

@@ -19,6 +19,7 @@ use crate::models::controlnet::ControlNetConfig;
 use crate::models::depth::DepthConfig;
 use crate::models::hint::Hint;
 use crate::models::ip_adapter::{AdapterConfig, Files, REPOSITORY};
+use crate::models::kl::KlConfig;
 use crate::models::schedule::Schedule;
 use crate::models::stream::{self, Mode, Sources, StreamConfig, Vae};
 use crate::models::taesd::TaesdConfig;
@@ -87,7 +88,7 @@ fn stream_config(
     shape: &Shape,
     precision: DType,
     unet: UnetConfig,
-    vae: TaesdConfig,
+    vae: Vae,
     controls: Vec<ControlNetConfig>,
     depth: Option<&DepthConfig>,
 ) -> StreamConfig {
@@ -96,13 +97,13 @@ fn stream_config(
         steps: shape.steps as u64,
         frame_buffer: shape.frame_buffer as u64,
         guidance: shape.guidance,
-        mode: Mode::Image,
+        mode: if shape.from_text { Mode::Text } else { Mode::Image },
         height: shape.size.height.into(),
         width: shape.size.width.into(),
         tokens: TOKENS as u64,
         precision,
         unet,
-        vae: Vae::Tiny(vae),
+        vae,
         controls,
         before: hints(&shape.before),
         after: hints(&shape.after),
@@ -142,9 +143,19 @@ fn real(cx: &LoadContext<'_>, place: &Place<'_>, settings: &Settings) -> Result<
     for (lora, scale) in &loras {
         unet_weights.merge(lora, Part::Unet, *scale).map_err(failed)?;
     }
-    let tiny = find_taesd(&cx.models, &model, family)?;
-    let vae = TaesdConfig::from_json(&tiny.config(Component::TinyVae).map_err(failed)?).map_err(failed)?;
-    let vae_weights = tiny.weights(Component::TinyVae, place.precision).map_err(failed)?;
+    let (vae, vae_weights) = match shape.tiny_vae {
+        true => {
+            let tiny = find_taesd(&cx.models, &model, family)?;
+            let config = TaesdConfig::from_json(&tiny.config(Component::TinyVae).map_err(failed)?).map_err(failed)?;
+            (Vae::Tiny(config), tiny.weights(Component::TinyVae, place.precision).map_err(failed)?)
+        }
+        false => {
+            let config = KlConfig::from_json(&model.config(Component::Vae).map_err(failed)?).map_err(failed)?;
+            // Half precision overflows in some of them.
+            let precision = if config.force_upcast { DType::F32 } else { place.precision };
+            (Vae::Kl(config), model.weights(Component::Vae, precision).map_err(failed)?)
+        }
+    };
     let mut controls = Vec::with_capacity(shape.controls.len());
     let mut control_weights = Vec::with_capacity(shape.controls.len());
     let depth = if shape.needs_depth() { Some(depth_model(&cx.models)?) } else { None };
@@ -312,7 +323,12 @@ fn tiny_stream(shape: &Shape, precision: DType) -> Result<(StreamConfig, Model),
         shape.controls.iter().map(|(id, _)| id.replace("weir/tiny-control-", "controlnet-sd15-")).collect();
     let depth = DepthConfig::from_json(&tiny::config("depth-1")?)?;
     let unet = UnetConfig::from_json(&tiny::config("unet-sd15")?)?;
-    let vae = TaesdConfig::from_json(&tiny::config("taesd")?)?;
+    let vae_name = if shape.tiny_vae { "taesd" } else { "kl" };
+    let vae = tiny::config(vae_name)?;
+    let vae = match shape.tiny_vae {
+        true => Vae::Tiny(TaesdConfig::from_json(&vae)?),
+        false => Vae::Kl(KlConfig::from_json(&vae)?),
+    };
     let control = |(name, (_, made)): (&String, &(String, Made))| {
         let config = ControlNetConfig::from_json(&tiny::config(name)?)?;
         Ok(ControlNetConfig { hint: hint(*made, Some(&depth)), ..config })
@@ -324,7 +340,7 @@ fn tiny_stream(shape: &Shape, precision: DType) -> Result<(StreamConfig, Model),
     let mut depth_weights = tiny::weights("depth-1")?;
     let sources = Sources {
         unet: &mut tiny::weights("unet-sd15")?,
-        vae: &mut tiny::weights("taesd")?,
+        vae: &mut tiny::weights(vae_name)?,
         controls: controls.iter_mut().map(|source| source as &mut dyn Source).collect(),
         depth: Some(&mut depth_weights),
         adapter: Some(&mut tiny::weights("ip-adapter-sd15")?),

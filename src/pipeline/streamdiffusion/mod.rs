@@ -87,6 +87,11 @@ pub fn name_of(family: Family) -> &'static str {
     }
 }
 
+/// As [`name_of`], for a model that may take an LCM-LoRA, where there is one of its family.
+pub fn name_with_lora_of(family: Family) -> &'static str {
+    if family == Family::Sdxl { params::SDXL_BASE } else { name_of(family) }
+}
+
 /// As [`Pipeline::check`], with the steps of `t_index_list` in any order, as the nodes of ComfyUI take them.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Seeds to the fixed noise of the steps.
+//! Seeds to the fixed noise of the steps, and to the new noise that each call takes behind it.
 
 use super::params::Live;
 use crate::models::blend;
@@ -25,4 +25,38 @@ pub(super) fn noise(live: &Live, count: usize) -> Vec<f32> {
     let items: Vec<(&[f32], f32)> = parts.iter().map(|(noise, weight)| (noise.as_slice(), *weight)).collect();
     // Equal lengths, and more than none: a mixture is always there.
     blend::noises(&items, seeds.how, seeds.normalize).unwrap_or_default()
+}
+
+/// Numbers that follow those of [`noise`] from the generator of the first seed: what begins pictures without a frame, and what
+/// the full autoencoder draws.
+pub(super) enum Fresh {
+    Cpu(Mt19937),
+    Gpu(Philox),
+}
+
+impl Fresh {
+    /// The generator behind its first `drawn` numbers.
+    pub fn new(live: &Live, drawn: usize) -> Self {
+        let seed = live.seed.items.first().map_or(0, |(seed, _)| *seed);
+        let mut fresh = match live.cuda_noise {
+            true => Fresh::Gpu(Philox::new(seed, Gpu::UNBOUNDED)),
+            false => Fresh::Cpu(Mt19937::new(seed)),
+        };
+        fresh.draw(&mut vec![0.0; drawn]);
+        fresh
+    }
+
+    /// The next numbers.
+    pub fn draw(&mut self, out: &mut [f32]) {
+        if out.is_empty() {
+            return;
+        }
+        match self {
+            Fresh::Cpu(generator) => generator.normal(out),
+            Fresh::Gpu(generator) => {
+                generator.normal(out);
+                to_half(out);
+            }
+        }
+    }
 }

@@ -21,10 +21,14 @@ use crate::pipeline::{Checked, ParamError, Params};
 pub(super) const MODELS: &[(&str, Family)] = &[
     ("stabilityai/sd-turbo", Family::Sd2),
     ("stabilityai/sdxl-turbo", Family::Sdxl),
+    (SDXL_BASE, Family::Sdxl),
     ("prompthero/openjourney-v4", Family::Sd1),
     ("Lykon/dreamshaper-8", Family::Sd1),
     (TINY, Family::Sd1),
 ];
+
+/// SDXL that is no turbo model, so that it takes its LCM-LoRA. The live runner does not name it.
+pub(super) const SDXL_BASE: &str = "stabilityai/stable-diffusion-xl-base-1.0";
 
 /// The model that is made up on the spot.
 pub(super) const TINY: &str = "weir/tiny";
@@ -74,6 +78,10 @@ pub(super) struct Shape {
     pub half: Option<bool>,
     pub similar: bool,
     pub skip_diffusion: bool,
+    /// Whether pictures begin with noise alone.
+    pub from_text: bool,
+    /// TAESD in place of the model's own autoencoder.
+    pub tiny_vae: bool,
 }
 
 impl Shape {
@@ -155,7 +163,28 @@ const FIELDS: &[Field] = &[
         "Model",
         "The model to run; a change reloads.",
         "stabilityai/sd-turbo",
-        &["stabilityai/sd-turbo", "stabilityai/sdxl-turbo", "prompthero/openjourney-v4", "Lykon/dreamshaper-8", TINY],
+        &[
+            "stabilityai/sd-turbo",
+            "stabilityai/sdxl-turbo",
+            SDXL_BASE,
+            "prompthero/openjourney-v4",
+            "Lykon/dreamshaper-8",
+            TINY,
+        ],
+    ),
+    choice(
+        "mode",
+        "Begin with",
+        "img2img paints the frame anew; txt2img begins each picture with new noise, and the frame only sets the pace. That \
+         takes cfg_type none. A change reloads.",
+        "img2img",
+        &["img2img", "txt2img"],
+    ),
+    flag(
+        "use_tiny_vae",
+        "Tiny autoencoder",
+        "TAESD; else the model's own autoencoder, which costs many times as much. A change reloads.",
+        true,
     ),
     choice(
         "prompt_interpolation_method",
@@ -326,6 +355,9 @@ pub(super) fn check_in_any_order(params: &Params) -> Result<Checked, ParamError>
     if values.get("use_denoising_batch") == Some(&json!(false)) {
         return Err(refused("use_denoising_batch", "only true is built here"));
     }
+    if values.get("mode") == Some(&json!("txt2img")) && values.get("cfg_type") != Some(&json!("none")) {
+        return Err(refused("cfg_type", "mode txt2img takes no guidance: cfg_type has to be none with it"));
+    }
     switched_off(params)?;
     for (key, _) in OFF {
         values.insert((*key).to_owned(), given(key).unwrap_or_else(|| json!({"enabled": false})));
@@ -413,8 +445,11 @@ impl Settings {
                     "fp16" => Some(true),
                     _ => None,
                 },
-                similar: flag("enable_similar_image_filter"),
+                // Pictures that begin with noise are not those of their frames.
+                similar: flag("enable_similar_image_filter") && text("mode") != "txt2img",
                 skip_diffusion: flag("skip_diffusion"),
+                from_text: text("mode") == "txt2img",
+                tiny_vae: flag("use_tiny_vae"),
             },
             live: Live {
                 prompt: Mixture {

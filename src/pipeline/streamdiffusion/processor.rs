@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::gather::Gather;
-use super::noise::noise;
+use super::noise::{Fresh, noise};
 use super::params::{Live, Settings, Shape};
 use super::processors::Processor;
 use super::safety::Guard;
@@ -59,15 +59,25 @@ pub(super) struct Stream {
     withheld: bool,
     /// Whether the rows under way belong to other frames or numbers, and are to be filled from the next frame.
     refill: bool,
+    /// Where the numbers below come from.
+    fresh: Fresh,
+    /// What a call begins with in place of frames; empty where it takes frames.
+    latent: Vec<f32>,
+    /// What a call's encoder draws; empty where it draws nothing.
+    vae_noise: Vec<f32>,
 }
 
 struct Ports {
-    frame: Input<u8>,
+    /// `None` where pictures begin with noise: then there is a latent.
+    frame: Option<Input<u8>>,
+    latent: Option<Input<f32>>,
+    vae_noise: Option<Input<f32>>,
     out: Output<u8>,
     context: Input<f32>,
     timestep: Input<f32>,
     coefficients: [Input<f32>; 4],
-    init_noise: Input<f32>,
+    /// `None` where one step begins with noise of its own.
+    init_noise: Option<Input<f32>>,
     /// State, carried from run to run, that another seed makes void.
     stock_noise: Option<Input<f32>>,
     guidance_scale: Option<Input<f32>>,
@@ -117,6 +127,10 @@ impl Stream {
         let [height, width] = config.output().map(|side| side as u32);
         let output = Size::new(width, height);
         let shown = PixelFormat::Rgb24.bytes(output);
+        let [h, w] = config.latent();
+        let latent = (config.frame_buffer * config.unet.out_channels * h * w) as usize;
+        let room = |there: bool| vec![0.0; if there { latent } else { 0 }];
+        let (from_text, encodes) = (room(ports.latent.is_some()), room(ports.vae_noise.is_some()));
         let mut stream = Self {
             session,
             config,
@@ -136,6 +150,9 @@ impl Stream {
             skipped: false,
             withheld: false,
             refill: true,
+            fresh: Fresh::new(&settings.live, 0),
+            latent: from_text,
+            vae_noise: encodes,
         };
         let numbers = stream.numbers(&settings.live, true)?;
         stream.hold(&settings.live, &numbers).map_err(load_error)?;
@@ -174,14 +191,18 @@ impl Stream {
             0 => positive.clone(),
             _ => self.prompts.one(&live.negative_prompt)?,
         };
-        let [h, w] = self.config.latent();
-        let count = (self.config.steps * self.config.unet.out_channels * h * w) as usize;
-        let noise = reseed.then(|| noise(live, count));
+        let noise = reseed.then(|| noise(live, self.fixed_noise()));
         let image = match (&self.styles, &live.adapter) {
             (Some(styles), Some(adapter)) => styles.get(&adapter.picture),
             _ => None,
         };
         Ok(Numbers { steps, positive, negative, image, noise })
+    }
+
+    /// Numbers of the steps' noise.
+    fn fixed_noise(&self) -> usize {
+        let [h, w] = self.config.latent();
+        (self.config.steps * self.config.unet.out_channels * h * w) as usize
     }
 
     fn hold(&mut self, live: &Live, numbers: &Numbers) -> Result<(), InferenceError> {
@@ -222,8 +243,8 @@ impl Stream {
             };
             session.hold(scales, &strength)?;
         }
-        if let Some(noise) = noise {
-            session.hold(&ports.init_noise, noise)?;
+        if let (Some(noise), Some(input)) = (noise, &ports.init_noise) {
+            session.hold(input, noise)?;
         }
         let add_noise = f32::from(u8::from(live.add_noise));
         let knobs =
@@ -264,11 +285,16 @@ impl Stream {
     /// several stay in the gatherer.
     fn run(&mut self, passes: u32, from: &[u8], to: &mut [u8]) -> Result<(), InferenceError> {
         let mut made = self.gather.lend();
-        let Self { session, ports, gather, .. } = self;
+        let Self { session, ports, gather, fresh, latent, vae_noise, .. } = self;
+        // What is not wanted is empty, and draws nothing.
+        fresh.draw(latent);
+        fresh.draw(vae_noise);
         // Borrows of this run's buffers: a list that cannot outlive it.
         let mut feeds = Vec::with_capacity(2 + ports.conds.len());
-        feeds.push(ports.frame.feed(gather.frames(from)));
+        feeds.extend(ports.frame.as_ref().map(|frame| frame.feed(gather.frames(from))));
         feeds.extend(ports.picture.iter().zip(gather.pictures()).map(|(input, pictures)| input.feed(pictures)));
+        feeds.extend(ports.latent.as_ref().map(|input| input.feed(latent)));
+        feeds.extend(ports.vae_noise.as_ref().map(|input| input.feed(vae_noise)));
         let conds = ports.conds.iter().enumerate();
         feeds.extend(conds.filter_map(|(j, cond)| Some(cond.as_ref()?.feed(gather.condition(j, from)))));
         let out = if made.is_empty() { to } else { &mut made[..] };
@@ -348,7 +374,18 @@ impl Ports {
         };
         let controls = 0..config.controls.len();
         Ok(Self {
-            frame: session.input("frame", &picture)?,
+            frame: match there(session, "frame") {
+                true => Some(session.input("frame", &picture)?),
+                false => None,
+            },
+            latent: match there(session, "latent") {
+                true => Some(session.input("latent", &[frames, channels, h, w])?),
+                false => None,
+            },
+            vae_noise: match there(session, "vae_noise") {
+                true => Some(session.input("vae_noise", &[frames, channels, h, w])?),
+                false => None,
+            },
             out: session.output("frame_out", &[frames, height, width, 3])?,
             context: session
                 .input("encoder_hidden_states", &[rows, TOKENS as i64, config.unet.trunk.context_dim as i64])?,
@@ -359,7 +396,10 @@ impl Ports {
                 session.input("c_skip", &step)?,
                 session.input("c_out", &step)?,
             ],
-            init_noise: session.input("init_noise", &[steps, channels, h, w])?,
+            init_noise: match there(session, "init_noise") {
+                true => Some(session.input("init_noise", &[steps, channels, h, w])?),
+                false => None,
+            },
             stock_noise,
             guidance_scale: one(session, "guidance_scale")?,
             delta: one(session, "delta")?,
@@ -404,6 +444,9 @@ impl FrameProcessor for Stream {
             settings.live.seed != self.settings.live.seed || settings.live.cuda_noise != self.settings.live.cuda_noise;
         let numbers = self.numbers(&settings.live, reseed)?;
         self.hold(&settings.live, &numbers).map_err(frame_error)?;
+        if reseed {
+            self.fresh = Fresh::new(&settings.live, self.fixed_noise());
+        }
         self.settings = settings;
         self.refill = true;
         Ok(Applied::Now)
@@ -507,6 +550,7 @@ impl FrameProcessor for Stream {
             tracing::error!(%error, "The state of the stream before could not be cleared.");
         }
         self.last.fill(0);
+        self.fresh = Fresh::new(&self.settings.live, self.fixed_noise());
         self.gather.reset();
         self.refill = true;
         if let Some(filter) = &mut self.filter {

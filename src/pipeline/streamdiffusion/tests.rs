@@ -381,7 +381,7 @@ fn presets_take_their_ip_adapter_where_its_files_are() {
         assert!(settings(Value::Object(params)).live.adapter.is_none());
         assert!(lacks[0].contains("without its IP-Adapter") && lacks[0].contains("weir models pull h94/IP-Adapter"));
     }
-    assert_eq!(StreamDiffusion::PLAIN.preset(place.path()), (StreamDiffusion::PLAIN.initial(), Vec::new()));
+    assert_eq!(StreamDiffusion::PLAIN.preset(place.path()).0, StreamDiffusion::PLAIN.initial());
 
     // Of two families the one whose files are there.
     let folder = place.path().join("h94/IP-Adapter/models");
@@ -394,6 +394,8 @@ fn presets_take_their_ip_adapter_where_its_files_are() {
     let (_, lacks) = StreamDiffusion::SD15.preset(place.path());
     assert!(lacks[0].contains("config.json"), "{lacks:?}");
     std::fs::write(folder.join("image_encoder/config.json"), "{}").unwrap();
-    assert_eq!(StreamDiffusion::SD15.preset(place.path()), (StreamDiffusion::SD15.initial(), Vec::new()));
+    let (params, lacks) = StreamDiffusion::SD15.preset(place.path());
+    assert_eq!(params, StreamDiffusion::SD15.initial());
+    assert!(lacks.iter().all(|lack| !lack.contains("IP-Adapter")), "{lacks:?}");
     assert!(StreamDiffusion::SDXL.preset(place.path()).1[0].contains("ip-adapter_sdxl.safetensors"));
 }

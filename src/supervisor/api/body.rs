@@ -102,9 +102,11 @@ pub(super) fn start(bytes: &[u8], is_json: bool, dialect: Dialect) -> Result<Str
         stream_id: form.text("stream_id", false),
         max_fps: None,
         video_profile: String::new(),
-        data_url: String::new(),
-        figures: false,
+        data_url: form.maybe("data_url"),
+        figures: form.flag("figures"),
         own_channels: false,
+        worker: false,
+        show_loading: false,
         coding: Coding::default(),
         taps: Vec::new(),
     };
@@ -130,6 +132,22 @@ impl Form {
             None => {}
         }
         String::new()
+    }
+
+    /// A text that may also be null.
+    fn maybe(&mut self, name: &'static str) -> String {
+        if self.fields.get(name).is_none_or(Value::is_null) { String::new() } else { self.text(name, false) }
+    }
+
+    fn flag(&mut self, name: &'static str) -> bool {
+        match self.fields.get(name) {
+            Some(Value::Bool(flag)) => return *flag,
+            None | Some(Value::Null) => {}
+            Some(other) => {
+                self.faults.push(detail("bool_type", &[name], "Input should be a valid boolean", other.clone()));
+            }
+        }
+        false
     }
 
     fn object(&mut self, name: &'static str) -> Map<String, Value> {
@@ -193,6 +211,25 @@ mod tests {
         let body = json!({"subscribe_url": "s", "publish_url": "p", "params": null}).to_string();
         for dialect in [Dialect::Orchestrator, Dialect::Local] {
             assert!(start(body.as_bytes(), true, dialect).expect("a request").params.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_data_channel_is_optional() {
+        let with = |more: Value| {
+            let mut body = json!({"subscribe_url": "s", "publish_url": "p"});
+            body.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
+            start(body.to_string().as_bytes(), true, Dialect::Orchestrator)
+        };
+        for none in [json!({}), json!({"data_url": null, "figures": null}), json!({"data_url": ""})] {
+            let request = with(none).expect("a request");
+            assert_eq!((request.data_url.as_str(), request.figures), ("", false));
+        }
+        let request = with(json!({"data_url": "d", "figures": true})).expect("a request");
+        assert_eq!((request.data_url.as_str(), request.figures), ("d", true));
+        for (wrong, kind) in [(json!({"data_url": 1}), "string_type"), (json!({"figures": "yes"}), "bool_type")] {
+            let Err(ApiError::Invalid(details)) = with(wrong) else { panic!("refused") };
+            assert_eq!(details[0].kind, kind);
         }
     }
 

@@ -28,6 +28,11 @@ pub(super) struct LiveVideoToVideoParams {
     /// Where the runner writes events.
     #[schema(default = "")]
     events_url: Option<String>,
+    /// Where the runner writes texts and figures, as JSON lines. pytrickle's; no orchestrator of today sends it.
+    #[schema(default = "")]
+    data_url: Option<String>,
+    /// Whether `data_url` gets the figures of every interval.
+    figures: Option<bool>,
     /// Name of the pipeline that the caller expects; empty for any.
     #[schema(default = "")]
     model_id: Option<String>,

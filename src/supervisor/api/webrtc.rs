@@ -214,12 +214,14 @@ async fn text_of(headers: &HeaderMap, body: Body, wanted: &str, most: usize) -> 
     utf8.map_err(|_| Fault::Is(StatusCode::BAD_REQUEST, "the body is not UTF-8".into()))
 }
 
-/// What a WHIP address may say.
+/// What an address may say.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Wishes {
-    /// Parameters of the pipeline, as a JSON object.
+    /// Parameters of the pipeline, as a JSON object; where a peer sends.
     params: String,
+    /// Whether the data channel `data` gets the figures of every interval.
+    figures: bool,
 }
 
 fn params(wishes: &Wishes) -> Result<Map<String, Value>, Fault> {
@@ -272,14 +274,15 @@ async fn publish(
 ) -> Result<Response, Fault> {
     let params = params(wishes)?;
     let offer = text(headers, body, SDP).await?;
-    let admitted = door.publish(&offer, Role::Publish, name, params, caller).await?;
+    let admitted = door.publish(&offer, Role::Publish, name, (params, wishes.figures), caller).await?;
     Ok(created(door, admitted))
 }
 
 /// A peer sends (WHIP, RFC 9725): an offer in, an answer out, and a stream runs.
 #[utoipa::path(
     post, path = "/whip", operation_id = "whip",
-    params(("params" = Option<String>, Query, description = "Parameters of the pipeline, a JSON object.")),
+    params(("params" = Option<String>, Query, description = "Parameters of the pipeline, a JSON object."),
+           ("figures" = Option<bool>, Query, description = "Whether the data channel `data` gets the figures of every interval.")),
     request_body(content = String, content_type = "application/sdp", description = "The offer."),
     responses(
         (status = 201, description = "The answer.", body = String, content_type = "application/sdp", headers(
@@ -314,7 +317,8 @@ pub(super) async fn whip(
 #[utoipa::path(
     post, path = "/whip/{stream}", operation_id = "whipNamed",
     params(("stream" = String, Path, description = "Name of the stream: 1 to 64 letters, digits, `-`, `_`, `.`."),
-           ("params" = Option<String>, Query, description = "Parameters of the pipeline, a JSON object.")),
+           ("params" = Option<String>, Query, description = "Parameters of the pipeline, a JSON object."),
+           ("figures" = Option<bool>, Query, description = "Whether the data channel `data` gets the figures of every interval.")),
     request_body(content = String, content_type = "application/sdp", description = "The offer."),
     responses(
         (status = 201, description = "The answer.", body = String, content_type = "application/sdp", headers(
@@ -354,17 +358,19 @@ async fn watch(
     door: &Arc<Door>,
     name: Option<&str>,
     (caller, pass): (SocketAddr, Pass),
+    wishes: &Wishes,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Fault> {
     let offer = text(headers, body, SDP).await?;
-    let admitted = door.watch(&offer, name, caller, pass == Pass::Stranger).await?;
+    let admitted = door.watch(&offer, name, (caller, pass == Pass::Stranger), wishes.figures).await?;
     Ok(created(door, admitted))
 }
 
 /// A peer watches (WHEP) the only stream, whichever door it came by.
 #[utoipa::path(
     post, path = "/whep", operation_id = "whep",
+    params(("figures" = Option<bool>, Query, description = "Whether the data channel `data` gets the figures of every interval.")),
     request_body(content = String, content_type = "application/sdp", description = "The offer."),
     responses(
         (status = 201, description = "The answer.", body = String, content_type = "application/sdp", headers(
@@ -390,16 +396,18 @@ pub(super) async fn whep(
     State(door): State<Arc<Door>>,
     Extension(Caller(caller)): Extension<Caller>,
     Extension(pass): Extension<Pass>,
+    Query(wishes): Query<Wishes>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    watch(&door, None, (caller, pass), &headers, body).await.unwrap_or_else(IntoResponse::into_response)
+    watch(&door, None, (caller, pass), &wishes, &headers, body).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// A peer watches the stream of that name, stream id or request id.
 #[utoipa::path(
     post, path = "/whep/{stream}", operation_id = "whepNamed",
-    params(("stream" = String, Path, description = "Name, stream id or request id.")),
+    params(("stream" = String, Path, description = "Name, stream id or request id."),
+           ("figures" = Option<bool>, Query, description = "Whether the data channel `data` gets the figures of every interval.")),
     request_body(content = String, content_type = "application/sdp", description = "The offer."),
     responses(
         (status = 201, description = "The answer.", body = String, content_type = "application/sdp", headers(
@@ -426,10 +434,13 @@ pub(super) async fn whep_named(
     Extension(Caller(caller)): Extension<Caller>,
     Extension(pass): Extension<Pass>,
     Path(stream): Path<String>,
+    Query(wishes): Query<Wishes>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    watch(&door, Some(&stream), (caller, pass), &headers, body).await.unwrap_or_else(IntoResponse::into_response)
+    watch(&door, Some(&stream), (caller, pass), &wishes, &headers, body)
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
 }
 
 /// The body of `POST /offer`: ComfyStream's, and `params` and `stream` for pipelines that are no workflows.
@@ -450,6 +461,9 @@ pub(super) struct OfferBody {
     /// Name of the stream; empty for one that is made up.
     #[serde(default)]
     stream: String,
+    /// Whether the data channel `data` gets the figures of every interval.
+    #[serde(default)]
+    figures: bool,
 }
 
 /// A description of a session, as browsers have it.
@@ -530,10 +544,11 @@ pub(super) async fn offer(
         let most = door.hub().config.max_body;
         let bytes = text_of(&headers, body, "application/json", most).await?;
         let body: OfferBody = serde_json::from_str(&bytes).map_err(|error| bad(error.to_string()))?;
+        let figures = body.figures;
         let (sdp, stream, params) = body.wanted().map_err(bad)?;
         let name = if stream.is_empty() { "" } else { named(&stream)? };
         let admitted = match params {
-            Some(params) => door.publish(&sdp, Role::Both, name, params, caller).await?,
+            Some(params) => door.publish(&sdp, Role::Both, name, (params, figures), caller).await?,
             None => door.echo(&sdp, caller).await?,
         };
         let answer = Json(json!({ "sdp": admitted.sdp, "type": "answer" }));

@@ -4,4 +4,5 @@ pub(super) mod byoc;
 mod control;
 mod http;
 pub(super) mod runner;
+mod say;
 pub(super) mod webrtc;

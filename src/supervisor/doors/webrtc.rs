@@ -11,6 +11,7 @@
 //! | peer → channel | 64 samples | the newest is dropped and counted, and the peer is asked for a key picture |
 //! | peers | `max_peers` | a further one is refused |
 //! | control messages of a peer | 16 | the newest is dropped and counted |
+//! | what a stream says, a peer ([`super::say`]) | 64 items, 2 s each | the oldest is dropped and counted |
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,6 +25,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{info, warn};
 
 use super::control::{self, Action};
+use super::say;
 use crate::link::{Coding, StreamRequest, Tap};
 use crate::supervisor::hub::{Hub, HubError};
 use crate::trickle::{self, Client, Server, ServerConfig, Start};
@@ -284,7 +286,8 @@ impl Door {
     }
 
     /// Lets in a peer that sends, as a new stream; with [`Role::Both`] it gets the result on the same connection. `name`
-    /// is what others call the stream; empty for one that is made up.
+    /// is what others call the stream; empty for one that is made up. With `figures` its data channel gets those of every
+    /// interval.
     ///
     /// # Errors
     /// [`DoorError`]; nothing is left behind.
@@ -293,7 +296,7 @@ impl Door {
         offer: &str,
         role: Role,
         name: &str,
-        params: Map<String, Value>,
+        (params, figures): (Map<String, Value>, bool),
         caller: SocketAddr,
     ) -> Result<Admitted, DoorError> {
         let _coming = self.come()?;
@@ -341,6 +344,7 @@ impl Door {
             resource: resource.clone(),
             which: (session, coding),
             role,
+            figures,
             remote,
             _channels: held,
             input: url("in"),
@@ -371,7 +375,7 @@ impl Door {
     }
 
     /// Lets in a peer that watches the stream `name`, or the only one. A `stranger` came from another machine and has shown
-    /// no token.
+    /// no token. `figures` as in [`Self::publish`].
     ///
     /// # Errors
     /// [`DoorError`].
@@ -379,8 +383,8 @@ impl Door {
         self: &Arc<Self>,
         offer: &str,
         name: Option<&str>,
-        caller: SocketAddr,
-        stranger: bool,
+        (caller, stranger): (SocketAddr, bool),
+        figures: bool,
     ) -> Result<Admitted, DoorError> {
         let _coming = self.come()?;
         let (session, own) = self.find(name, stranger)?;
@@ -398,6 +402,7 @@ impl Door {
             client: inside.client.clone(),
             resource: resource.clone(),
             which,
+            figures,
             remote,
             out,
         };
@@ -684,6 +689,7 @@ struct Life {
     resource: String,
     which: Which,
     role: Role,
+    figures: bool,
     remote: Remote,
     input: String,
     out: String,
@@ -713,6 +719,7 @@ impl Life {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut codec, mut key_due) = (None, None);
         let controls = Controls::start(self.door.hub.clone(), Some(session), self.remote.clone());
+        let mut _saying = None;
         let reason = loop {
             tokio::select! {
                 event = events.recv() => match event {
@@ -732,6 +739,9 @@ impl Life {
                     }
                     Some(PeerEvent::KeyWanted) => key_due = self.door.key(self.which),
                     Some(PeerEvent::Text(label, text)) => controls.take(label, text),
+                    Some(PeerEvent::Opened(label)) if label == say::DATA => {
+                        _saying = say::start(&self.door.hub, session, self.figures, self.remote.clone());
+                    }
                     Some(PeerEvent::Estimate(bits)) if self.role == Role::Both => {
                         self.door.limit(self.which, &self.resource, Some(bits));
                     }
@@ -781,6 +791,7 @@ struct Viewer {
     client: Client,
     resource: String,
     which: Which,
+    figures: bool,
     remote: Remote,
     out: String,
 }
@@ -789,7 +800,7 @@ impl Viewer {
     async fn run(self, mut events: mpsc::Receiver<PeerEvent>, peer: AbortOnDropHandle<()>) {
         let metrics = self.door.hub.metrics.webrtc.clone();
         let mut playing: Option<AbortOnDropHandle<String>> = None;
-        let mut key_due = None;
+        let (mut key_due, mut _saying) = (None, None);
         let reason = loop {
             let over = async {
                 match &mut playing {
@@ -807,6 +818,9 @@ impl Viewer {
                         key_due = self.door.key(self.which);
                     }
                     Some(PeerEvent::KeyWanted) => key_due = self.door.key(self.which),
+                    Some(PeerEvent::Opened(label)) if label == say::DATA => {
+                        _saying = say::start(&self.door.hub, self.which.0, self.figures, self.remote.clone());
+                    }
                     Some(PeerEvent::Estimate(bits)) => {
                         self.door.limit(self.which, &self.resource, Some(bits));
                     }

@@ -1,5 +1,6 @@
 //! What a node's function is given.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -96,6 +97,13 @@ impl<'a> Cx<'a> {
     }
 
     // Inputs that are linked.
+
+    /// Whether what is linked to `input` depends on the frame.
+    pub fn moves(&self, input: &str) -> bool {
+        let node = self.node();
+        let fed = node.class.input(input).and_then(|place| node.inputs.get(place));
+        matches!(fed, Some(Fed::Link { node, .. }) if self.plan.nodes[*node].live)
+    }
 
     /// Whether an optional link is there.
     pub fn linked(&self, input: &str) -> bool {
@@ -443,21 +451,30 @@ impl<'a> Cx<'a> {
     }
 
     /// Fills the host stage that this node is with the pipeline `streamdiffusion`: it takes what is linked to `input`, scaled to
-    /// `size` (width, height) where it must be, and gives a picture f32 (1, H, W, 3). `fixed` are its parameters, and those of
-    /// `given` follow their widgets.
+    /// `size` (width, height) where it must be, or no picture at all, and gives one f32 (1, H, W, 3). `fixed` are its
+    /// parameters, and those of `given` follow their widgets.
     ///
     /// # Errors
     /// For a class that is not declared with [`Class::stage`](crate::workflow::class::Class::stage), for what is no picture, and
     /// for settings of now that cannot be read.
     pub fn pipeline(
         &mut self,
-        input: &str,
+        input: Option<&str>,
         size: [u32; 2],
         model: Option<(PathBuf, Family)>,
         fixed: Map<String, Json>,
         given: Vec<Param>,
     ) -> Result<Value, LowerError> {
         let stage = self.stage()?;
+        let picture = input.map(|input| self.scaled(input, size)).transpose()?;
+        let params = self.params(fixed, given)?;
+        // Hashers begin with numbers of the system's own: nobody can foresee it, and nobody has to trust it.
+        let drawn = u64::from(RandomState::new().build_hasher().finish() as u32);
+        Ok(Value::Tensor(self.build.pipeline(stage, picture, Piped { size, model, params, drawn })?))
+    }
+
+    /// The picture that is linked to `input`, of `size`.
+    fn scaled(&mut self, input: &str, size: [u32; 2]) -> Result<Sym, LowerError> {
         let mut picture = self.sym(input)?;
         let (_, shape) = self.shape(picture)?;
         let [1, height, width, 3] = shape[..] else {
@@ -475,9 +492,7 @@ impl<'a> Cx<'a> {
             picture = scaled.ok_or_else(|| self.refuse(input, reason.clone(), "put ImageScale between them"))?;
             self.note(format!("{reason}; it is scaled"));
         }
-        let params = self.params(fixed, given)?;
-        let sym = self.build.pipeline(stage, picture, Piped { size, model, params })?;
-        Ok(Value::Tensor(sym))
+        Ok(picture)
     }
 
     /// Fills the stage of its own that this node is with the graph of `file`: it takes what is linked to `input` with the

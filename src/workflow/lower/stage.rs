@@ -84,8 +84,8 @@ impl LiveParams {
     }
 }
 
-/// The pipeline `streamdiffusion` as a stage. Its one port takes a picture (1, H, W, 3), as bytes or as f32 from 0 to 1; its
-/// first output is such a picture as bytes, a second one the same as f32.
+/// The pipeline `streamdiffusion` as a stage. Its one port, which is not there where pictures begin with text alone, takes a
+/// picture (1, H, W, 3), as bytes or as f32 from 0 to 1; its first output is such a picture as bytes, a second one the same as f32.
 #[derive(Clone)]
 pub struct Piped {
     /// Width and height in pixels.
@@ -94,6 +94,8 @@ pub struct Piped {
     pub model: Option<(PathBuf, Family)>,
     /// Its parameters, but for the model's name.
     pub params: LiveParams,
+    /// What the seed −1 stands for: 32 bits, drawn when this was lowered.
+    pub drawn: u64,
 }
 
 /// What feeds a port.
@@ -617,28 +619,31 @@ impl Build {
         Ok((Feed::Bridge { stage, output: 1 }, DType::F32, shape))
     }
 
-    /// Fills a host stage with a pipeline, which takes `picture`, f32 (1, H, W, 3) of the pipeline's size.
-    pub fn pipeline(&mut self, stage: usize, picture: Sym, piped: Piped) -> Result<Sym, LowerError> {
+    /// Fills a host stage with a pipeline, which takes `picture`, f32 (1, H, W, 3) of the pipeline's size, or none.
+    pub fn pipeline(&mut self, stage: usize, picture: Option<Sym>, piped: Piped) -> Result<Sym, LowerError> {
         let shape = vec![1, piped.size[1].into(), piped.size[0].into(), 3];
-        let (feed, dtype) = if self.cameras.contains(&picture) {
-            (Feed::Frame, DType::U8)
-        } else {
-            // Bytes where a graph can make them; what comes from the host may be floats.
-            let (feed, dtype, _) = match self.changed(picture, to_bytes)? {
-                Some(bytes) => self.bridge(bytes)?,
-                None if matches!(self.symbols[picture.0].at, At::Host { seen: Seen::Picture, .. }) => {
-                    self.bridge(picture)?
-                }
-                None => self.floats(picture)?,
-            };
-            (feed, dtype)
+        let fed = match picture {
+            None => None,
+            Some(picture) if self.cameras.contains(&picture) => Some((Feed::Frame, DType::U8)),
+            Some(picture) => {
+                // Bytes where a graph can make them; what comes from the host may be floats.
+                let (feed, dtype, _) = match self.changed(picture, to_bytes)? {
+                    Some(bytes) => self.bridge(bytes)?,
+                    None if matches!(self.symbols[picture.0].at, At::Host { seen: Seen::Picture, .. }) => {
+                        self.bridge(picture)?
+                    }
+                    None => self.floats(picture)?,
+                };
+                Some((feed, dtype))
+            }
         };
         let draft = self.draft(stage)?;
         if !matches!(draft.making, Making::Host(None)) {
             return Err(GraphError::Invalid("it is no host stage, or filled already".to_owned()).into());
         }
         draft.making = Making::StreamDiffusion(Box::new(piped));
-        draft.inputs.push(Port { name: "picture".to_owned(), dtype, shape: shape.clone(), feed });
+        let port = |(feed, dtype)| Port { name: "picture".to_owned(), dtype, shape: shape.clone(), feed };
+        draft.inputs.extend(fed.map(port));
         draft.outputs.push(Made { name: "picture_out".to_owned(), dtype: DType::U8, shape: shape.clone() });
         let at = At::Host { output: 0, dtype: DType::U8, shape, seen: Seen::Picture };
         self.symbols.push(Symbol { stage, at });

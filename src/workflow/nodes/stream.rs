@@ -106,7 +106,8 @@ pub const CLASSES: &[Class] = &[
             OPT_ADVANCED,
         ],
         outputs: &[out(STREAM)],
-        note: "img2img and the tiny autoencoder alone; another number of steps is another graph.",
+        note: "txt2img with cfg_type none alone; another number of steps is another graph. The seed -1 is drawn when the workflow \
+               is loaded, and told in the log.",
         ..Class::held("StreamDiffusionConfig", config)
     },
     Class {
@@ -138,7 +139,9 @@ pub const CLASSES: &[Class] = &[
             image("image").optional(),
         ],
         outputs: &[out(Type::Image)],
-        note: "The pipeline streamdiffusion as a stage, between pictures of bytes.",
+        note: "The pipeline streamdiffusion as a stage, between pictures of bytes. With txt2img it looks at no picture, and the \
+               camera sets the pace.",
+        beat: true,
         ..Class::stage("StreamDiffusionSampler", sampler)
     },
 ];
@@ -163,6 +166,8 @@ struct Params {
 struct Stream {
     model: Weights,
     size: [u32; 2],
+    /// Whether pictures begin with text alone.
+    from_text: bool,
     params: Params,
 }
 
@@ -217,13 +222,6 @@ fn steps(setting: &Setting) -> Result<Json, String> {
     text.split(',').map(one).collect::<Result<Vec<u32>, _>>().map(Json::from)
 }
 
-fn seed(setting: &Setting) -> Result<Json, String> {
-    match setting.number() {
-        Some(n) if n < 0.0 => Err("-1 would draw a seed that nobody can repeat; type one in".to_owned()),
-        _ => plain(setting),
-    }
-}
-
 fn advanced(cx: &mut Cx<'_>) -> Result<Vec<Value>, LowerError> {
     if !cx.flag("use_denoising_batch")? {
         return Err(cx.refuse("use_denoising_batch", "steps one by one are not built", "switch it on"));
@@ -244,13 +242,15 @@ fn config(cx: &mut Cx<'_>) -> Result<Vec<Value>, LowerError> {
     let model: Weights = cx.held("model")?;
     let lcm = cx.flag("use_lcm_lora")?;
     let guidance = cx.text("cfg_type")?;
-    if !cx.flag("use_tiny_vae")? {
-        return Err(cx.refuse("use_tiny_vae", "only the tiny autoencoder is built into the stream", "switch it on"));
-    }
+    let tiny = cx.flag("use_tiny_vae")?;
     let seed_of = cx.pass("seed")?;
     let mut stream = configured(cx, model, lcm, "use_lcm_lora")?;
+    if stream.from_text && guidance != "none" {
+        return Err(cx.refuse("cfg_type", format!("txt2img takes no guidance, {guidance} is one"), "take none"));
+    }
+    stream.params.fixed.insert("use_tiny_vae".to_owned(), tiny.into());
     stream.params.fixed.insert("cfg_type".to_owned(), guidance.into());
-    stream.params.live.push(("seed", seed_of, seed));
+    stream.params.live.push(("seed", seed_of, plain));
     Ok(vec![Value::held(stream)])
 }
 
@@ -262,17 +262,17 @@ fn prebuilt(cx: &mut Cx<'_>) -> Result<Vec<Value>, LowerError> {
     };
     let lcm = !name.contains("--lcm_lora-False");
     let mut stream = configured(cx, model, lcm, "engine_config")?;
-    // What the node does not ask for, as StreamDiffusionConfig has it.
-    stream.params.fixed.insert("cfg_type".to_owned(), "self".into());
+    // What the node does not ask for, as StreamDiffusionConfig has it; with txt2img there is but one.
+    let guidance = if stream.from_text { "none" } else { "self" };
+    stream.params.fixed.insert("cfg_type".to_owned(), guidance.into());
+    stream.params.fixed.insert("use_tiny_vae".to_owned(), (!name.contains("--tiny_vae-False")).into());
     stream.params.fixed.insert("seed".to_owned(), 2.into());
     Ok(vec![Value::held(stream)])
 }
 
 /// What both configurations have. `asks` is the input that asks for the LCM-LoRA.
 fn configured(cx: &mut Cx<'_>, model: Weights, lcm: bool, asks: &str) -> Result<Stream, LowerError> {
-    if cx.text("mode")? != "img2img" {
-        return Err(cx.refuse("mode", "pictures from the text alone are not built", "take img2img"));
-    }
+    let mode = cx.text("mode")?;
     let frames = cx.int("frame_buffer_size")?;
     let mut size = [0; 2];
     for (side, input) in size.iter_mut().zip(["width", "height"]) {
@@ -282,14 +282,14 @@ fn configured(cx: &mut Cx<'_>, model: Weights, lcm: bool, asks: &str) -> Result<
         }
         *side = pixels.unsigned_abs() as u32;
     }
-    if let (true, Weights(Some((path, Family::Sd2 | Family::Sdxl)))) = (lcm, &model)
-        && !turbo(path)
-    {
-        let reason = "the LCM-LoRA is merged into models of the line SD 1.x alone";
+    let turbo = matches!(&model, Weights(Some((path, Family::Sd2 | Family::Sdxl))) if turbo(path));
+    if let (true, false, Weights(Some((_, Family::Sd2)))) = (lcm, turbo, &model) {
+        let reason = "nobody has published an LCM-LoRA for the line SD 2.x";
         return Err(cx.refuse(asks, reason, "go without it, or take a turbo model"));
     }
     let mut params = Params::default();
-    params.fixed.insert("use_lcm_lora".to_owned(), lcm.into());
+    params.fixed.insert("mode".to_owned(), mode.as_str().into());
+    params.fixed.insert("use_lcm_lora".to_owned(), (lcm && !turbo).into());
     params.fixed.insert("frame_buffer_size".to_owned(), frames.into());
     let half = cx.env().precision == DType::F16;
     params.fixed.insert("precision".to_owned(), if half { "fp16" } else { "fp32" }.into());
@@ -310,7 +310,7 @@ fn configured(cx: &mut Cx<'_>, model: Weights, lcm: bool, asks: &str) -> Result<
         params.fixed.extend(more.fixed);
         params.live.extend(more.live);
     }
-    Ok(Stream { model, size, params })
+    Ok(Stream { model, size, from_text: mode == "txt2img", params })
 }
 
 fn turbo(path: &Path) -> bool {
@@ -319,17 +319,27 @@ fn turbo(path: &Path) -> bool {
 
 fn sampler(cx: &mut Cx<'_>) -> Result<Vec<Value>, LowerError> {
     let stream: Stream = cx.held("stream_model")?;
-    if !cx.linked("image") {
-        return Err(cx.refuse("image", "pictures from the text alone are not built", "link the camera to it"));
-    }
-    if !cx.is_live() {
-        return Err(cx.refuse("image", "it is the same in every frame", "link the camera to it"));
-    }
+    let input = match (stream.from_text, cx.linked("image")) {
+        (true, linked) => {
+            if linked {
+                cx.note("with txt2img the picture is not looked at");
+            }
+            None
+        }
+        (false, false) => {
+            let help = "link the camera to it, or take txt2img in the configuration";
+            return Err(cx.refuse("image", "no picture is linked, and img2img needs one", help));
+        }
+        (false, true) if !cx.moves("image") => {
+            return Err(cx.refuse("image", "it is the same in every frame", "link the camera to it"));
+        }
+        (false, true) => Some("image"),
+    };
     let mut params = stream.params;
     for name in ["prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "delta"] {
         params.live.push((name, cx.pass(name)?, plain));
     }
-    let picture = cx.pipeline("image", stream.size, stream.model.0, params.fixed, params.live)?;
+    let picture = cx.pipeline(input, stream.size, stream.model.0, params.fixed, params.live)?;
     Ok(vec![picture])
 }
 
@@ -341,12 +351,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_of_steps_and_seeds_are_read() {
+    fn lists_of_steps_are_read() {
         let text = |text: &str| Setting::Text(text.to_owned());
         assert_eq!(steps(&text("39,35, 30")), Ok(json!([39, 35, 30])));
         assert!(steps(&text("39,")).is_err() && steps(&text("-1")).is_err());
-        assert_eq!(seed(&Setting::Int(7)), Ok(json!(7)));
-        assert!(seed(&Setting::Int(-1)).unwrap_err().contains("type one in"));
         assert_eq!(weights_of("dream--lcm_lora-True--tiny_vae-True"), "dream");
     }
 }

@@ -341,17 +341,17 @@ pub(super) fn view(hub: &Hub, session: u64) -> Option<View> {
 pub(super) async fn put(hub: &Hub, view: &View, mut checked: params::Checked) -> Result<(), Fault> {
     let failed =
         |reason: String| Fault::Is(StatusCode::INTERNAL_SERVER_ERROR, format!("Parameter update failed: {reason}"));
-    // The size belongs to the stream: an update that does not name it does not mean the default. A cap alone leaves the
-    // parameters alone.
-    let cap_alone = checked.params.is_empty() && checked.max_fps.is_some();
-    if !checked.params.contains_key("width") && !cap_alone {
+    // The size belongs to the stream: an update that does not name it does not mean the default. A cap or the overlay alone
+    // leaves the parameters alone.
+    let ours_alone = checked.params.is_empty() && (checked.max_fps.is_some() || checked.show_loading.is_some());
+    if !checked.params.contains_key("width") && !ours_alone {
         for side in ["width", "height"] {
             if let Some(value) = view.params.get(side) {
                 checked.params.insert(side.into(), value.clone());
             }
         }
     }
-    match hub.update_capped(Some(view.session), checked.params, checked.max_fps).await {
+    match hub.update_with(Some(view.session), checked.params, checked.max_fps, checked.show_loading).await {
         Ok(()) => Ok(()),
         Err(HubError::Engine(Outcome::NotFound)) => Err(bad("No active stream to update")),
         Err(error) => Err(failed(ApiError::Hub(error).message())),
@@ -383,13 +383,18 @@ pub(super) async fn status(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> R
         });
         answer.insert("fps".into(), rates);
         let current = json!({
-            "subscribe_url": view.subscribe_url, "publish_url": view.publish_url,
+            "subscribe_url": there(&view.subscribe_url), "publish_url": there(&view.publish_url),
             "gateway_request_id": view.gateway_request_id,
         });
         answer.insert("current_params".into(), current);
         answer.insert("stream".into(), view.status);
     }
     Json(Value::Object(answer)).into_response()
+}
+
+/// An address, null for none.
+fn there(url: &str) -> Option<&str> {
+    Some(url).filter(|url| !url.is_empty())
 }
 
 /// A stream as the routes by id show it.
@@ -399,8 +404,8 @@ fn shown(view: &View) -> Value {
     json!({
         "request_id": view.gateway_request_id,
         "running": true,
-        "subscribe_url": view.subscribe_url,
-        "publish_url": view.publish_url,
+        "subscribe_url": there(&view.subscribe_url),
+        "publish_url": there(&view.publish_url),
         "width": side("width"),
         "height": side("height"),
         "frame_count": frames,

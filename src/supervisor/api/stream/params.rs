@@ -14,6 +14,8 @@ pub(in crate::supervisor::api) struct Checked {
     pub params: Map<String, Value>,
     /// `max_framerate`.
     pub max_fps: Option<f64>,
+    /// `show_loading`.
+    pub show_loading: Option<bool>,
 }
 
 /// Reads the body of a start.
@@ -38,8 +40,8 @@ pub(super) fn start(body: &[u8]) -> Result<StreamRequest, String> {
     let checked = given(fields.get("params"))?;
     Ok(StreamRequest {
         gateway_request_id: needed("gateway_request_id")?,
-        subscribe_url: needed("subscribe_url")?,
-        publish_url: needed("publish_url")?,
+        subscribe_url: text("subscribe_url")?,
+        publish_url: text("publish_url")?,
         control_url: text("control_url")?,
         events_url: text("events_url")?,
         data_url: text("data_url")?,
@@ -51,6 +53,8 @@ pub(super) fn start(body: &[u8]) -> Result<StreamRequest, String> {
         max_fps: checked.max_fps,
         video_profile: String::new(),
         own_channels: false,
+        worker: true,
+        show_loading: checked.show_loading.unwrap_or(false),
         coding: Coding::default(),
         taps: Vec::new(),
     })
@@ -119,12 +123,11 @@ fn check(mut params: Map<String, Value>) -> Result<Checked, String> {
         truth(&given).ok_or("detect_out_resolution must be a boolean value")?;
     }
     params.remove("load_model");
-    if let Some(given) = params.remove("show_loading")
-        && truth(&given).unwrap_or(true)
-    {
-        return Err("show_loading: the overlay cannot be shown by hand".into());
-    }
-    Ok(Checked { params, max_fps })
+    let show_loading = match params.remove("show_loading") {
+        None => None,
+        Some(given) => Some(truth(&given).ok_or("show_loading must be a boolean value")?),
+    };
+    Ok(Checked { params, max_fps, show_loading })
 }
 
 fn parse(text: &[u8]) -> Result<Value, String> {
@@ -174,7 +177,7 @@ fn truth(value: &Value) -> Option<bool> {
 /// Feeds any bytes to the readers of stream calls.
 pub(in crate::supervisor) fn fuzz(data: &[u8]) {
     if let Ok(request) = start(data) {
-        assert!(!request.gateway_request_id.is_empty() && !request.subscribe_url.is_empty());
+        assert!(!request.gateway_request_id.is_empty() && request.worker);
         assert!(request.max_fps.is_none_or(|fps| (1.0..=60.0).contains(&fps)));
     }
     let _ = of_session(data);
@@ -197,9 +200,11 @@ mod tests {
 
     /// Parameters of a start and of an update, which must agree.
     fn both(params: Value) -> Result<Checked, String> {
-        let started = with(params.clone()).map(|it| Checked { params: it.params, max_fps: it.max_fps });
+        let started = with(params.clone());
         let updated = update(params.to_string().as_bytes());
-        assert_eq!(started, updated);
+        let started = started.map(|it| (it.params, it.max_fps, it.show_loading));
+        let same = updated.clone().map(|it| (it.params, it.max_fps, it.show_loading.unwrap_or(false)));
+        assert_eq!(started, same);
         let wrapped = json!({ "params": params.to_string() });
         assert_eq!(update(wrapped.to_string().as_bytes()), updated);
         updated
@@ -260,8 +265,15 @@ mod tests {
     fn what_is_not_the_doors_own_goes_to_the_pipeline() {
         let given = json!({"prompts": {"5": {"class_type": "LoadTensor"}}, "intensity": 0.8, "list": [1, {"a": null}]});
         assert_eq!(Value::Object(both(given.clone()).expect("accepted").params), given);
-        assert_eq!(both(json!({"load_model": true, "show_loading": false})).expect("accepted"), Checked::default());
-        assert!(both(json!({"show_loading": "true"})).is_err());
+        assert_eq!(both(json!({"load_model": true})).expect("accepted"), Checked::default());
+        for (given, shown) in [(json!("true"), true), (json!(false), false), (json!(1), true), (json!("no"), false)] {
+            let checked = both(json!({ "show_loading": given })).expect("accepted");
+            assert_eq!(checked, Checked { show_loading: Some(shown), ..Checked::default() });
+        }
+        assert_eq!(
+            both(json!({"show_loading": "maybe"})).expect_err("refused"),
+            "show_loading must be a boolean value"
+        );
     }
 
     #[test]
@@ -284,14 +296,16 @@ mod tests {
     fn a_start_names_what_it_lacks() {
         for (body, expected) in [
             (json!({"subscribe_url": "s", "publish_url": "p"}), "gateway_request_id: Field required"),
-            (json!({"gateway_request_id": "g", "publish_url": "p"}), "subscribe_url: Field required"),
-            (json!({"gateway_request_id": "g", "subscribe_url": "s"}), "publish_url: Field required"),
+            (json!({"gateway_request_id": "g", "publish_url": 1}), "publish_url: Input should be a valid string"),
             (json!({"gateway_request_id": 3}), "gateway_request_id: Input should be a valid string"),
             (json!([]), "the body: Input should be a valid dictionary"),
         ] {
             assert_eq!(start(body.to_string().as_bytes()).expect_err("refused"), expected);
         }
         start(b"{").expect_err("refused");
+        // Nothing but the name is needed; the engine knows that channels may be missing.
+        let alone = start(br#"{"gateway_request_id": "g", "subscribe_url": null}"#).expect("accepted");
+        assert!(alone.worker && alone.subscribe_url.is_empty() && alone.publish_url.is_empty());
     }
 
     proptest! {

@@ -10,10 +10,10 @@ use utoipa::ToSchema;
 pub(in crate::supervisor::api) struct StreamStart {
     /// Names the stream in later calls.
     gateway_request_id: String,
-    /// Trickle channel that the input is read from.
-    subscribe_url: String,
-    /// Trickle channel that the output is written to.
-    publish_url: String,
+    /// Trickle channel that the input is read from; none for a stream without frames.
+    subscribe_url: Option<String>,
+    /// Trickle channel that the output is written to; none for a stream that is there for its texts, figures or watchers.
+    publish_url: Option<String>,
     /// Trickle channel with updates.
     control_url: Option<String>,
     /// Trickle channel for events.
@@ -40,6 +40,8 @@ pub(in crate::supervisor::api) struct StreamParams {
     /// Frames a second that the pipeline gets at most.
     #[schema(minimum = 1, maximum = 60)]
     max_framerate: Option<u32>,
+    /// Whether the overlay is shown in place of the model's pictures, until this is false again.
+    show_loading: Option<bool>,
     /// Pipeline `comfyui`: a workflow as an object, as its text, or as a list of one. Inputs of single nodes stand beside
     /// it, or alone in an update, by the nodes' ids: `{"5": {"text": "a red fox"}}`.
     prompt: Option<Value>,
@@ -91,9 +93,9 @@ pub(in crate::supervisor::api) struct StreamShown {
     /// Always true: one that has ended is not shown.
     running: bool,
     /// Where its input is read.
-    subscribe_url: String,
+    subscribe_url: Option<String>,
     /// Where its output is written.
-    publish_url: String,
+    publish_url: Option<String>,
     /// Pixels.
     width: u32,
     /// Pixels.
