@@ -18,7 +18,9 @@ use super::shared::{MODEL, Shared};
 use crate::frame::{Fingerprint, FramePool, VideoFrame};
 use crate::media::FrameConverter;
 use crate::metering::{Place, Queue};
-use crate::pipeline::{Applied, Checked, FrameProcessor, Instead, LoadContext, Pipeline, PipelineError, Provider};
+use crate::pipeline::{
+    Applied, Checked, Folded, FrameProcessor, Instead, LoadContext, Pipeline, PipelineError, Provider,
+};
 
 /// How often an idle model thread looks for new parameters or a finished load.
 const LOOK: Duration = Duration::from_millis(50);
@@ -251,6 +253,18 @@ impl Worker {
     fn runs_with(&mut self, shared: &Shared) {
         self.params = Fingerprint::parse(&shared.parameters.in_force().hash);
         shared.meter.set_graph(self.processor.graph());
+        let Folded { graphs_kept, graphs_made, results_kept, results_made, seconds, bytes } = self.processor.folded();
+        let counted = [
+            ("graph", "kept", graphs_kept),
+            ("graph", "made", graphs_made),
+            ("result", "kept", results_kept),
+            ("result", "made", results_made),
+        ];
+        for (what, from, count) in counted {
+            shared.metrics.folded.with_label_values(&[what, from]).inc_by(count);
+        }
+        shared.metrics.folded_seconds.inc_by(seconds);
+        shared.metrics.folded_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     fn frames(&mut self, shared: &Arc<Shared>) {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::class::{Input, Kind, Runs};
 use super::document::{Document, Given};
-use super::lower::{Env, Lowered, lower};
+use super::lower::{Env, INLINE, Lowered, lower};
 use super::plan::{Node, Place, Plan};
 use super::refusal::Refused;
 use super::{convert, registry};
@@ -71,6 +71,8 @@ fn env(models: &Path, size: [u32; 2]) -> Env<'static> {
         models: models.to_path_buf(),
         input: models.join("input"),
         precision: DType::F32,
+        inline: INLINE,
+        weights: models.join("weir--graphs"),
         scratch: models.join("weir--graphs"),
         progress: &|_| {},
     }

@@ -11,13 +11,13 @@ use super::{Weights, WeightsError, convert, ffi};
 /// What a LoRA adds to one weight.
 #[derive(Clone, Debug)]
 pub(super) struct Delta {
-    file: Arc<SafeFile>,
+    pub file: Arc<SafeFile>,
     /// (rank, inputs).
     down: Tensor,
     /// (outputs, rank).
     up: Tensor,
     rank: usize,
-    factor: f32,
+    pub factor: f32,
 }
 
 /// What became of a LoRA.

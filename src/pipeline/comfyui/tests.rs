@@ -340,6 +340,8 @@ mod random {
             models: nowhere.clone(),
             input: nowhere.clone(),
             precision: crate::graph::DType::F32,
+            inline: crate::workflow::lower::INLINE,
+            weights: nowhere.clone(),
             scratch: nowhere.clone(),
             progress: &|_| {},
         };
