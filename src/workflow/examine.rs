@@ -10,7 +10,7 @@ use super::document::{Document, Given};
 use super::lower::{Env, INLINE, Lowered, lower};
 use super::plan::{Node, Place, Plan};
 use super::refusal::Refused;
-use super::{convert, registry};
+use super::{planned, registry};
 use crate::graph::DType;
 
 /// How an examined workflow stands.
@@ -48,8 +48,8 @@ pub fn examine(value: &Json, models: &Path, size: [u32; 2]) -> Examined {
         Err(refused) => return Examined { refused, ..examined },
     };
     examined.document = Some(document.clone());
-    let plan = match convert(document.clone()).and_then(Plan::new) {
-        Ok(plan) => Plan { document, ..plan.with_files(models).unwrap_or(plan) },
+    let plan = match planned(document) {
+        Ok(plan) => plan.with_files(models).unwrap_or(plan),
         Err(refused) => return Examined { refused, ..examined },
     };
     examined.refused.0 = plan.missing(models);
