@@ -54,7 +54,7 @@ pub fn examine(value: &Json, models: &Path, size: [u32; 2]) -> Examined {
     };
     examined.refused.0 = plan.missing(models);
     examined.needs =
-        plan.needs().into_iter().map(|(node, need)| (node.id.clone(), need.clone(), need.find(models))).collect();
+        plan.needs(models).into_iter().map(|(node, need)| (node.id.clone(), need.clone(), need.find(models))).collect();
     if examined.needs.is_empty() {
         match lower(&plan, &env(models, size)) {
             Ok(lowered) => examined.lowered = Some(lowered),

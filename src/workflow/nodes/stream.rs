@@ -106,6 +106,10 @@ pub const CLASSES: &[Class] = &[
             OPT_ADVANCED,
         ],
         outputs: &[out(STREAM)],
+        needs_with: |widgets, linked, models| {
+            let lcm = widgets("use_lcm_lora").and_then(|flag| flag.number()).is_some_and(|n| n != 0.0);
+            linked("model").map_or_else(Vec::new, |model| parts(model.first(), lcm, models))
+        },
         note: "img2img and the tiny autoencoder alone; another number of steps is another graph.",
         ..Class::held("StreamDiffusionConfig", config)
     },
@@ -123,6 +127,18 @@ pub const CLASSES: &[Class] = &[
             OPT_ADVANCED,
         ],
         outputs: &[out(STREAM)],
+        needs_with: |widgets, linked, models| {
+            let name = text(widgets, "engine_config");
+            let lcm = with_lcm(&name);
+            match linked("model") {
+                Some(model) => parts(model.first(), lcm, models),
+                None => {
+                    let mut all = needed(weights_of(&name));
+                    all.extend(parts(all.first(), lcm, models));
+                    all
+                }
+            }
+        },
         note: "As StreamDiffusionConfig, with the model and the LCM-LoRA that the name says where no model is linked.",
         ..Class::held("StreamDiffusionPrebuiltConfig", prebuilt)
     },
@@ -177,6 +193,40 @@ fn checkpoint(name: &str) -> Need {
 
 fn needed(name: &str) -> Vec<Need> {
     if name == TINY { Vec::new() } else { vec![checkpoint(name)] }
+}
+
+/// Whether the name of engines asks for the LCM-LoRA.
+fn with_lcm(name: &str) -> bool {
+    !name.contains("--lcm_lora-False")
+}
+
+/// What a stream with `model` needs beside it: the tiny autoencoder of its line, and the LCM-LoRA where that is merged. Nothing
+/// for the made-up model. The line is seen in the weights; while they are missing, in their name.
+fn parts(model: Option<&Need>, lcm: bool, models: &Path) -> Vec<Need> {
+    let Some(model) = model else { return Vec::new() };
+    let path = model.find(models);
+    let seen = path.as_ref().and_then(|path| Repository::at(path).ok()?.family().ok());
+    let name = format!("{} {}", model.name, model.repository).to_lowercase();
+    let family = seen.unwrap_or(match name.as_str() {
+        name if name.contains("xl") => Family::Sdxl,
+        name if name.contains("turbo") || name.contains("-2-1") => Family::Sd2,
+        _ => Family::Sd1,
+    });
+    let published = |what, id: &str, files| Need {
+        what,
+        name: id.to_owned(),
+        repository: id.to_owned(),
+        files,
+        from: format!("`weir models pull {id}` fetches it"),
+    };
+    let tiny = if family == Family::Sdxl { "madebyollin/taesdxl" } else { "madebyollin/taesd" };
+    let inside = path.map(|path| path.join("taesd").join("config.json"));
+    let mut all = vec![published("tiny autoencoder", tiny, inside.into_iter().collect())];
+    // Others are refused, or are turbo models, which need none.
+    if lcm && family == Family::Sd1 {
+        all.push(published("LCM-LoRA", "latent-consistency/lcm-lora-sdv1-5", Vec::new()));
+    }
+    all
 }
 
 fn load(cx: &mut Cx<'_>, input: &str) -> Result<Vec<Value>, LowerError> {
@@ -260,7 +310,7 @@ fn prebuilt(cx: &mut Cx<'_>) -> Result<Vec<Value>, LowerError> {
         true => cx.held("model")?,
         false => open(cx, "engine_config", weights_of(&name))?,
     };
-    let lcm = !name.contains("--lcm_lora-False");
+    let lcm = with_lcm(&name);
     let mut stream = configured(cx, model, lcm, "engine_config")?;
     // What the node does not ask for, as StreamDiffusionConfig has it.
     stream.params.fixed.insert("cfg_type".to_owned(), "self".into());
