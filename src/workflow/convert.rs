@@ -13,7 +13,7 @@ pub(super) const OUTPUTS: [&str; 5] = ["SaveTensor", "PreviewImage", "SaveImage"
 /// Applies the rules. A converted document passes again unchanged, unless a `PrimaryInputLoadImage` was what allowed its inputs.
 ///
 /// # Errors
-/// Every rule that is broken, see [`converted`].
+/// Every rule that is broken: first the one that ComfyStream stops at, in its words.
 pub fn convert(document: Document) -> Result<Document, Refused> {
     match converted(document) {
         (document, broken) if broken.is_empty() => Ok(document),
