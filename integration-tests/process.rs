@@ -145,6 +145,53 @@ fn videos_keep_every_frame_their_times_and_their_sound() {
     assert_eq!(found.len(), 1, "no sound where none was");
 }
 
+/// The share of the power of `samples` (48 kHz) that lies at `hertz`.
+fn share(samples: &[f32], hertz: f64) -> f64 {
+    let (mut re, mut im, mut power) = (0.0, 0.0, 0.0);
+    for (i, x) in samples.iter().map(|x| f64::from(*x)).enumerate() {
+        let (sin, cos) = (std::f64::consts::TAU * hertz * i as f64 / 48_000.0).sin_cos();
+        (re, im, power) = (re + x * cos, im + x * sin, power + x * x);
+    }
+    2.0 * (re * re + im * im) / samples.len() as f64 / power.max(1e-12)
+}
+
+#[test]
+fn sound_of_files_goes_through_a_workflow_that_works_on_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = ["-f", "lavfi", "-i", "testsrc2=size=320x240:rate=25", "-f", "lavfi", "-i", "sine=sample_rate=44100"];
+    let codecs = ["-t", "3", "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:a", "aac"];
+    ffmpeg(folder.path(), &[&sources[..], &codecs, &["in.mp4"]].concat());
+    let workflow = serde_json::json!({"width": 384, "height": 384, "prompt": {
+        "1": {"class_type": "LoadAudioTensor", "inputs": {"buffer_size": 500.0}},
+        "2": {"class_type": "PitchShifter", "inputs": {"audio": ["1", 0], "pitch_shift": 12.0}},
+        "3": {"class_type": "SaveAudioTensor", "inputs": {"audio": ["2", 0]}}
+    }});
+    std::fs::write(folder.path().join("up.json"), workflow.to_string()).unwrap();
+    for (name, codec, more) in
+        [("out.mkv", "opus", &[][..]), ("out.mp4", "aac", &["--media-audio", "aac"]), ("out.rgb", "", &[])]
+    {
+        let arguments = ["--input", "in.mp4", "--output", name, "--pipeline", "comfyui", "--params", "@up.json"];
+        let text = well(folder.path(), &[&arguments, more].concat());
+        assert!(text.contains("75 frames in "), "{text}");
+        if codec.is_empty() {
+            // Raw frames have no sound.
+            continue;
+        }
+        let found = streams(&folder.path().join(name));
+        assert_eq!(of_kind(&found, "video")["nb_read_frames"], "75");
+        assert_eq!(of_kind(&found, "audio")["codec_name"], codec);
+        ffmpeg(folder.path(), &["-i", name, "-vn", "-ac", "1", "-ar", "48000", "-f", "f32le", "-y", "heard.raw"]);
+        let bytes = std::fs::read(folder.path().join("heard.raw")).unwrap();
+        let heard: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect();
+        let seconds = heard.len() as f64 / 48_000.0;
+        assert!((2.9..3.15).contains(&seconds), "{name}: {seconds} s");
+        // Within a block; between two there is a seam.
+        let middle = &heard[2 * 24_000 + 6_000..2 * 24_000 + 18_000];
+        let (up, plain) = (share(middle, 880.0), share(middle, 440.0));
+        assert!(up > 0.8 && plain < 0.05, "{name}: {up} at 880 Hz, {plain} at 440 Hz");
+    }
+}
+
 #[test]
 fn mistakes_are_named_before_the_work() {
     let folder = tempfile::tempdir().unwrap();

@@ -252,6 +252,32 @@ fn what_is_not_built_is_refused_with_its_input() {
     // A model that is not there is named with the place.
     let error = pipeline.ready(&workflow(&nodes("dream.safetensors")), Path::new("/nowhere")).expect_err("no model");
     assert!(error.to_string().contains("/nowhere/checkpoints/dream.safetensors"), "{error}");
+    // So are what stands beside it: the tiny autoencoder, and the LCM-LoRA where it is merged.
+    let bare = tempfile::tempdir().expect("folder");
+    folders::model(&bare.path().join("checkpoints/dream"), Line::Sd15, false);
+    let mut wanting = nodes("dream");
+    wanting["config"]["inputs"]["use_lcm_lora"] = json!(true);
+    let examined = weir::workflow::examine::examine(&wanting, bare.path(), [SIZE as u32; 2]);
+    assert_eq!(examined.verdict(), weir::workflow::examine::Verdict::ModelsMissing);
+    let text = examined.text();
+    for part in [
+        "model: tiny autoencoder madebyollin/taesd (node config), missing; `weir models pull madebyollin/taesd`",
+        "model: LCM-LoRA latent-consistency/lcm-lora-sdv1-5 (node config), missing;",
+        "It runs once its models are there.",
+    ] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    let error = pipeline.ready(&workflow(&wanting), bare.path()).expect_err("no autoencoder").to_string();
+    assert!(error.contains("lcm-lora-sdv1-5") && error.contains("madebyollin/taesd"), "{error}");
+    let whole = weir::workflow::examine::examine(&nodes("dream"), models().path(), [SIZE as u32; 2]);
+    assert!(whole.needs.iter().all(|(.., at)| at.is_some()), "{}", whole.text());
+    let tiny = weir::workflow::examine::examine(&nodes("weir/tiny"), Path::new("/nowhere"), [SIZE as u32; 2]);
+    assert!(tiny.needs.is_empty(), "{}", tiny.text());
+    let mut large = nodes("sdxl-turbo");
+    large["config"]["inputs"]["use_lcm_lora"] = json!(true);
+    let large = weir::workflow::examine::examine(&large, Path::new("/nowhere"), [SIZE as u32; 2]);
+    let names: Vec<_> = large.needs.iter().map(|(_, need, _)| need.name.as_str()).collect();
+    assert_eq!(names, ["sdxl-turbo", "madebyollin/taesdxl"]);
     let place = tempfile::tempdir().expect("folder");
     folders::model(&place.path().join("checkpoints/base"), Line::Sd21, true);
     let mut large = nodes("base");

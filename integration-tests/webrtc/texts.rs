@@ -108,7 +108,7 @@ async fn a_peer_that_takes_no_texts_costs_nobody_a_picture() {
         viewer
     };
     let (mut good, slow) = (viewer(&runner).await, viewer(&runner).await);
-    slow.send.send(Send::Throttle(100)).await.unwrap();
+    slow.send.send(Send::Throttle(Some(100))).await.unwrap();
     // Texts of 50 KB, until those for the slow one are dropped.
     let (dropped, began) = ("weir_webrtc_events_total{event=\"data_dropped\"}", Instant::now());
     let mut number = 0;

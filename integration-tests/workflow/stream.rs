@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{params, plane, shows};
+use super::{metric, params, plane, shows};
 use crate::support::clips::Clip;
 use crate::support::{LONG, Orchestrator, Runner, Stream, seconds, until};
 
@@ -17,7 +17,7 @@ async fn start(orchestrator: &Orchestrator, runner: &Runner, params: &Value) -> 
 }
 
 pub(super) fn feed(stream: &mut Stream) -> crate::support::Feeding {
-    let clip = Clip { source: "color=c=0x808080", seconds: 30, audio: "", ..Clip::default() };
+    let clip = Clip { source: "color=c=0x808080", seconds: 60, audio: "", ..Clip::default() };
     stream.feed_behind(clip.segments(), seconds(2.0))
 }
 
@@ -91,6 +91,15 @@ async fn a_running_workflow_takes_updates_in_every_shape_and_tells_its_figures()
         assert_eq!(answer.status, 200, "{update}: {answer:?}");
         shows(&stream, grey(value)).await;
     }
+    // Another graph with the same plane behind it: what runs once is taken from what was kept.
+    let kept = "weir_folded_total{from=\"kept\",what=\"result\"}";
+    let before = metric(&runner, kept).await;
+    let mut dimmed = plane(0.9);
+    dimmed["4"]["inputs"]["blend_mode"] = json!("multiply");
+    let answer = runner.post("/stream/params", &json!({"prompt": dimmed, "width": 384, "height": 384})).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    shows(&stream, grey(0.9 * f64::from(0x80) / 255.0)).await;
+    assert_eq!(metric(&runner, kept).await - before, 1);
     // An update that fails says so, and nothing changes.
     let answer = runner.post("/stream/params", &json!({"2": {"value": 9.0}})).await;
     assert_eq!((answer.status, answer.json()["status"].as_str()), (500, Some("error")), "{answer:?}");

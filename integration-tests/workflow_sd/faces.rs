@@ -126,6 +126,8 @@ fn refused(models: &std::path::Path, settings: Value) -> Refused {
         models: folder.clone(),
         input: folder.clone(),
         precision: weir::graph::DType::F32,
+        inline: weir::workflow::lower::INLINE,
+        weights: folder.clone(),
         scratch: folder,
         progress: &|_| {},
     };

@@ -20,12 +20,12 @@ use weir::models::{ModelError, Net, Source, Stored, tiny};
 const WEIGHTS: &str = "diffusion_pytorch_model";
 
 /// Keeps what passes through.
-struct Recorder {
-    inner: Synthetic,
+struct Recorder<S> {
+    inner: S,
     seen: HashMap<String, (Vec<usize>, Vec<u8>)>,
 }
 
-impl Source for Recorder {
+impl<S: Source> Source for Recorder<S> {
     fn has(&self, name: &str) -> bool {
         self.inner.has(name)
     }
@@ -49,6 +49,11 @@ fn write(path: &Path, tensors: &HashMap<String, (Vec<usize>, Vec<u8>)>) {
 
 /// Writes the weights that `build` asks for, and the configuration, into `folder`.
 pub fn store(folder: &Path, file: &str, json: &Value, inner: Synthetic, build: impl FnOnce(&mut Net<'_>)) {
+    store_from(folder, file, json, inner, build);
+}
+
+/// As [`store`], for weights from anywhere.
+pub fn store_from(folder: &Path, file: &str, json: &Value, inner: impl Source, build: impl FnOnce(&mut Net<'_>)) {
     let mut recorder = Recorder { inner, seen: HashMap::new() };
     let mut g = GraphBuilder::new("recorded");
     build(&mut Net::new(&mut g, &mut recorder, DType::F32));

@@ -16,7 +16,7 @@ use super::{Golden, apart, close};
 const SIZE: u32 = 64;
 
 /// A workflow of this repository, with latents of the size of the test's frames and ten times the strength of ControlNets.
-fn workflow(name: &str) -> Value {
+pub(super) fn workflow(name: &str) -> Value {
     let path: std::path::PathBuf =
         [env!("CARGO_MANIFEST_DIR"), "integration-tests", "workflows", &format!("{name}.json")].iter().collect();
     let mut nodes: Value = serde_json::from_slice(&std::fs::read(path).expect("file")).expect("JSON");
@@ -34,7 +34,7 @@ fn workflow(name: &str) -> Value {
     nodes
 }
 
-fn check(nodes: Value) -> Checked {
+pub(super) fn check(nodes: Value) -> Checked {
     let params = json!({"prompt": nodes});
     let checked = registry::find("comfyui").expect("registered").check(params.as_object().expect("an object"));
     let checked = checked.unwrap_or_else(|error| panic!("{error:?}"));
@@ -48,7 +48,7 @@ fn load(checked: &Checked) -> Result<Box<dyn FrameProcessor>, PipelineError> {
     registry::find("comfyui").expect("registered").load(&cx, checked)
 }
 
-fn show(stream: &mut dyn FrameProcessor, index: usize) -> Vec<f32> {
+pub(super) fn show(stream: &mut dyn FrameProcessor, index: usize) -> Vec<f32> {
     let size = Size::new(SIZE, SIZE);
     let frame = VideoFrame {
         seq: 1,
@@ -65,7 +65,7 @@ fn show(stream: &mut dyn FrameProcessor, index: usize) -> Vec<f32> {
 
 /// Up to a step of a byte, and that seldom: a share of a hundredth of the bytes.
 #[track_caller]
-fn same_picture(what: &str, got: &[f32], want: &[f32]) {
+pub(super) fn same_picture(what: &str, got: &[f32], want: &[f32]) {
     assert_eq!(got.len(), want.len());
     let off = |least: f32| got.iter().zip(want).filter(|(a, b)| (*a - *b).abs() > least).count();
     assert!(
@@ -77,7 +77,7 @@ fn same_picture(what: &str, got: &[f32], want: &[f32]) {
 }
 
 #[track_caller]
-fn another_picture(what: &str, got: &[f32], want: &[f32]) {
+pub(super) fn another_picture(what: &str, got: &[f32], want: &[f32]) {
     let mean = got.iter().zip(want).map(|(a, b)| (a - b).abs()).sum::<f32>() / got.len() as f32;
     assert!(mean > 0.2, "{what}: off by {mean} in the mean only; the comparison would not notice");
 }

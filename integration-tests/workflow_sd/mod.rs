@@ -4,6 +4,7 @@
 mod depth_file;
 mod faces;
 mod fixture;
+mod folded;
 mod frames;
 mod lines;
 mod nodes;
@@ -72,11 +73,13 @@ fn lowered(models: &Path, workflow: &Value, size: [u32; 2]) -> (weir::workflow::
         models: models.to_path_buf(),
         input: models.join("input"),
         precision: DType::F32,
+        inline: weir::workflow::lower::INLINE,
+        weights: models.join("scratch"),
         scratch: models.join("scratch"),
         progress: &|_| {},
     };
     let lowered = lower(&plan, &env).unwrap_or_else(|refused| panic!("{refused}"));
-    assert!(!lowered.beside, "small weights go into the graph");
+    assert!(lowered.beside.is_empty(), "small weights go into the graph");
     (plan, lowered)
 }
 

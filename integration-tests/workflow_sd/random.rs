@@ -170,6 +170,8 @@ fn lowers(nodes: &Value) -> Result<bool, Refused> {
         models: models().to_path_buf(),
         input: models().join("input"),
         precision: DType::F32,
+        inline: weir::workflow::lower::INLINE,
+        weights: scratch.path().to_path_buf(),
         scratch: scratch.path().to_path_buf(),
         progress: &|_| {},
     };

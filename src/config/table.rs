@@ -949,6 +949,14 @@ pub const SETTINGS: &[Setting] = &[
         "Bytes that all kept engines may have together; those that were not used for longest are removed."
     ),
     row!(
+        "inference.folded_size",
+        None,
+        size,
+        engine.inference.folded_size,
+        |bytes| within(bytes, 0, 1 << 44),
+        "Bytes of text encoders and other graphs of workflows that run once, with what they made, which are kept for the next workflow; 0 keeps what is in use only."
+    ),
+    row!(
         "metering.interval",
         None,
         time,

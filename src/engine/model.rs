@@ -20,7 +20,8 @@ use crate::frame::{Fingerprint, FramePool, VideoFrame};
 use crate::media::FrameConverter;
 use crate::metering::{Place, Queue};
 use crate::pipeline::{
-    Applied, Checked, Fetch, FrameProcessor, Instead, LoadContext, Pipeline, PipelineError, Preparation, Provider,
+    Applied, Checked, Fetch, Folded, FrameProcessor, Instead, LoadContext, Pipeline, PipelineError, Preparation,
+    Provider,
 };
 
 /// How often an idle model thread looks for new parameters or a finished load.
@@ -302,6 +303,18 @@ impl Worker {
             notes.extend_from_slice(&self.config.left_out);
         }
         shared.note(notes);
+        let Folded { graphs_kept, graphs_made, results_kept, results_made, seconds, bytes } = self.processor.folded();
+        let counted = [
+            ("graph", "kept", graphs_kept),
+            ("graph", "made", graphs_made),
+            ("result", "kept", results_kept),
+            ("result", "made", results_made),
+        ];
+        for (what, from, count) in counted {
+            shared.metrics.folded.with_label_values(&[what, from]).inc_by(count);
+        }
+        shared.metrics.folded_seconds.inc_by(seconds);
+        shared.metrics.folded_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     fn frames(&mut self, shared: &Arc<Shared>) {

@@ -44,6 +44,14 @@ impl ExternalWriter {
         Ok(Self { file, path: path.to_path_buf(), location: location.to_owned(), at: 0 })
     }
 
+    /// As [`Self::create`]; models refer to it by `name`.
+    ///
+    /// # Errors
+    /// [`GraphError::Io`].
+    pub fn named(path: &Path, name: &str) -> Result<Self, GraphError> {
+        Ok(Self { location: name.to_owned(), ..Self::create(path)? })
+    }
+
     /// Adds a weight and says where it is.
     ///
     /// # Errors
@@ -56,6 +64,16 @@ impl ExternalWriter {
         self.file.write_all(bytes).map_err(io)?;
         self.at = offset + bytes.len() as u64;
         Ok(External { location: self.location.clone(), offset, length: bytes.len() as u64 })
+    }
+
+    /// Puts everything that was added on disk; more may follow.
+    ///
+    /// # Errors
+    /// [`GraphError::Io`].
+    pub fn sync(&mut self) -> Result<(), GraphError> {
+        let io = |source| GraphError::Io { path: self.path.clone(), source };
+        self.file.flush().map_err(io)?;
+        self.file.get_ref().sync_data().map_err(io)
     }
 
     /// Ends the file, on disk.

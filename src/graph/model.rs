@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use prost::Message;
+use sha2::{Digest, Sha256};
 
 use super::GraphError;
 use super::proto::{GraphProto, ModelProto, OperatorSetId};
@@ -43,6 +44,31 @@ impl Model {
     /// How many nodes there are.
     pub fn nodes(&self) -> usize {
         self.0.graph.as_ref().map_or(0, |graph| graph.node.len())
+    }
+
+    /// SHA-256 of what the graph computes: its nodes, its ports, its weights. Of a weight in another file the name of the file
+    /// counts and not the place there: the name must say what is in it.
+    pub fn content(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        if let Some(graph) = &self.0.graph {
+            let GraphProto { node, name, input, output, .. } = graph;
+            let (initializer, value_info) = (Vec::new(), Vec::new());
+            let (node, name, input, output) = (node.clone(), name.clone(), input.clone(), output.clone());
+            part(&GraphProto { node, name, input, output, initializer, value_info }.encode_to_vec());
+            for weight in &graph.initializer {
+                part(weight.name.as_bytes());
+                part(&weight.data_type.to_le_bytes());
+                part(&weight.dims.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<_>>());
+                part(weight.raw_data.as_deref().unwrap_or_default());
+                let location = weight.external_data.iter().find(|entry| entry.key == "location");
+                part(location.map_or(&[], |entry| entry.value.as_bytes()));
+            }
+        }
+        hash.finalize().into()
     }
 
     /// The model as ONNX.

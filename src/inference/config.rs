@@ -66,6 +66,9 @@ pub struct Config {
     pub engine_cache: Option<PathBuf>,
     /// Bytes that all engines may have together; those that were not used for longest go.
     pub engine_cache_size: usize,
+    /// Bytes of graphs that run once, such as text encoders, and of what they made, that stay for the next workflow although
+    /// nothing runs them. Those that were not used for longest go.
+    pub folded_size: usize,
 }
 
 impl Default for Config {
@@ -77,6 +80,7 @@ impl Default for Config {
             library: None,
             engine_cache: None,
             engine_cache_size: 40 << 30,
+            folded_size: 2 << 30,
         }
     }
 }

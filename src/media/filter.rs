@@ -1,7 +1,7 @@
 //! Audio packets whose samples something else works on: decoded, handed on in blocks, encoded anew.
 
 use super::transcode::{AudioCoder, AudioReader, AudioShape, Taker, shape};
-use super::{AudioPacket, MediaError, PacketCodec};
+use super::{AudioPacket, AudioTrack, MediaError, PacketCodec};
 
 /// Samples a second of every block.
 pub const RATE: u32 = super::transcode::RATE;
@@ -32,6 +32,15 @@ impl AudioFilter {
     /// Gives packets of `codec` with `kbps`.
     pub fn new(codec: PacketCodec, kbps: u32) -> Self {
         Self { codec, kbps, open: None, held: Vec::new(), undecodable: 0 }
+    }
+
+    /// What the packets of a track become: the same channels, [`RATE`], this filter's codec.
+    ///
+    /// # Errors
+    /// The encoder does not open.
+    pub fn track(&self, track: &AudioTrack) -> Result<AudioTrack, MediaError> {
+        let coder = AudioCoder::new(self.codec, track.channels, self.kbps)?;
+        Ok(AudioTrack { codec: self.codec, rate: RATE, channels: coder.channels(), config: coder.config() })
     }
 
     /// Takes a packet; gives every packet that is complete with it.

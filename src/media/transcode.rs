@@ -29,6 +29,11 @@ pub(super) struct AudioCoder {
 }
 
 impl AudioCoder {
+    /// AudioSpecificConfig for AAC; empty for Opus.
+    pub fn config(&self) -> Bytes {
+        self.config.clone()
+    }
+
     /// Opens an encoder for `channels` (1 or 2) at 48 kHz.
     pub fn new(codec: PacketCodec, channels: u8, kbps: u32) -> Result<Self, MediaError> {
         let name = match codec {

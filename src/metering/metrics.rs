@@ -145,6 +145,12 @@ pub struct Metrics {
     pub gpu_busy: Counter,
     depth: IntGaugeVec,
     age: GaugeVec,
+    /// Graphs and results of what runs once (`graph`, `result`), by where they came from (`kept`, `made`).
+    pub folded: IntCounterVec,
+    /// Seconds that loading and running them took.
+    pub folded_seconds: Counter,
+    /// Bytes of them that are kept.
+    pub folded_bytes: IntGauge,
     /// Seconds that the last load of the pipeline took.
     pub load_seconds: Gauge,
     /// Seconds from a start request to the first processed picture that left.
@@ -215,6 +221,21 @@ impl Metrics {
         registry.register(Box::new(model_busy.clone()))?;
         let gpu_busy = Counter::new("weir_gpu_busy_seconds_total", "Time that a GPU worked on frames.")?;
         registry.register(Box::new(gpu_busy.clone()))?;
+        let folded = counters(
+            "weir_folded_total",
+            "Parts of workflows that run once and not for every frame, kept from before or made.",
+            &["what", "from"],
+        )?;
+        for what in ["graph", "result"] {
+            for from in ["kept", "made"] {
+                folded.with_label_values(&[what, from]);
+            }
+        }
+        let folded_seconds =
+            Counter::new("weir_folded_seconds_total", "Time that loading and running what runs once took.")?;
+        registry.register(Box::new(folded_seconds.clone()))?;
+        let folded_bytes = IntGauge::new("weir_folded_bytes", "Bytes of what runs once that are kept, estimated.")?;
+        registry.register(Box::new(folded_bytes.clone()))?;
         let load_seconds = Gauge::new("weir_model_load_seconds", "Time that loading the pipeline took.")?;
         registry.register(Box::new(load_seconds.clone()))?;
         let first_frame = Histogram::with_opts(
@@ -253,6 +274,9 @@ impl Metrics {
             gpu_busy,
             depth,
             age,
+            folded,
+            folded_seconds,
+            folded_bytes,
             load_seconds,
             first_frame,
             codecs,

@@ -92,6 +92,23 @@ pub enum PipelineError {
     Params(#[from] ParamError),
 }
 
+/// What became of the parts of a pipeline that run once, such as text encoders, and may be kept from one load to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Folded {
+    /// Graphs that were kept from before.
+    pub graphs_kept: u64,
+    /// Graphs that were loaded.
+    pub graphs_made: u64,
+    /// Results that were kept from before.
+    pub results_kept: u64,
+    /// Results that a graph ran for.
+    pub results_made: u64,
+    /// Seconds that loading and running them took.
+    pub seconds: f64,
+    /// Bytes that are kept now, also by other instances; an estimate.
+    pub bytes: u64,
+}
+
 /// What is shown in place of a frame that failed.
 #[derive(Debug)]
 pub enum Instead {
@@ -287,6 +304,11 @@ pub trait FrameProcessor: Send {
     /// Time that the GPU worked in the last call of [`Self::process`], told once; `None` where no GPU did.
     fn gpu_time(&mut self) -> Option<Duration> {
         None
+    }
+
+    /// What became of the parts that do not run for every frame, since the last call.
+    fn folded(&mut self) -> Folded {
+        Folded::default()
     }
 
     /// Texts that came up since the last call, oldest first; they leave by the data channel.

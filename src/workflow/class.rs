@@ -231,6 +231,9 @@ pub type Lower = fn(&mut Cx<'_>) -> Result<Vec<Value>, LowerError>;
 /// The widgets of a node as [`Class::needs`] sees them: a name to its setting.
 pub type Widgets<'a> = &'a dyn Fn(&str) -> Option<Setting>;
 
+/// The models that the node linked to an input needs, as [`Class::needs_with`] sees them: `None` where nothing is linked.
+pub type Linked<'a> = &'a dyn Fn(&str) -> Option<Vec<Need>>;
+
 /// One node class.
 #[derive(Clone, Copy)]
 pub struct Class {
@@ -254,6 +257,8 @@ pub struct Class {
     pub note: &'static str,
     /// Models it needs, by its widgets.
     pub needs: fn(Widgets<'_>) -> Vec<Need>,
+    /// Further models, where what is linked to it and what lies below the models' folder decide.
+    pub needs_with: fn(Widgets<'_>, Linked<'_>, &Path) -> Vec<Need>,
     /// Whether, with these widgets and what lies below this folder of models, a node of a class that becomes operators is a
     /// stage of its own instead, such as a graph that somebody else wrote.
     pub apart: fn(Widgets<'_>, &Path) -> bool,
@@ -288,6 +293,7 @@ impl Class {
             runs,
             note: "",
             needs: needs_nothing,
+            needs_with: |_, _, _| Vec::new(),
             apart: |_, _| false,
             lower,
         }

@@ -13,33 +13,43 @@ pub(super) const OUTPUTS: [&str; 5] = ["SaveTensor", "PreviewImage", "SaveImage"
 /// Applies the rules. A converted document passes again unchanged, unless a `PrimaryInputLoadImage` was what allowed its inputs.
 ///
 /// # Errors
-/// The first rule that is broken, in ComfyStream's words; and two `LoadImage` without anything that tells which of them is
-/// the camera, which ComfyStream accepts and never feeds.
-pub fn convert(mut document: Document) -> Result<Document, Refused> {
+/// Every rule that is broken: first the one that ComfyStream stops at, in its words.
+pub fn convert(document: Document) -> Result<Document, Refused> {
+    match converted(document) {
+        (document, broken) if broken.is_empty() => Ok(document),
+        (_, broken) => Err(Refused(broken)),
+    }
+}
+
+/// Applies the rules as far as they go, and tells every one that is broken: first the one that ComfyStream stops at, in its
+/// words. Two `LoadImage` without anything that tells which of them is the camera, which ComfyStream accepts and never feeds,
+/// are one more.
+pub(super) fn converted(mut document: Document) -> (Document, Vec<Refusal>) {
+    let mut broken = Vec::new();
     let count = |names: &[&str]| document.nodes.values().filter(|node| names.contains(&node.class.as_str())).count();
     let (primary, inputs, outputs) = (count(&["PrimaryInputLoadImage"]), count(&INPUTS), count(&OUTPUTS));
     let pictures = count(&["LoadImage"]);
-    let refuse = |reason: &str, help: &str| Err(Refusal::document(Why::Document, reason, help).into());
+    let mut refuse = |reason: &str, help: &str| broken.push(Refusal::document(Why::Document, reason, help));
     if primary > 1 {
-        return refuse("too many primary inputs in prompt", "keep one PrimaryInputLoadImage");
+        refuse("too many primary inputs in prompt", "keep one PrimaryInputLoadImage");
     }
     if primary == 0 && inputs > 2 {
-        return refuse("too many inputs in prompt", "make the camera's node a PrimaryInputLoadImage");
+        refuse("too many inputs in prompt", "make the camera's node a PrimaryInputLoadImage");
     }
     if outputs > 3 {
-        return refuse(
+        refuse(
             "too many outputs in prompt",
             "keep at most three of SaveTensor, PreviewImage, SaveImage, SaveAudioTensor, SaveTextTensor",
         );
     }
     if primary + inputs == 0 {
-        return refuse("missing input", "add a LoadTensor, a LoadImage or a LoadAudioTensor");
+        refuse("missing input", "add a LoadTensor, a LoadImage or a LoadAudioTensor");
     }
     if outputs == 0 {
-        return refuse("missing output", "add a SaveTensor, a PreviewImage or a SaveAudioTensor");
+        refuse("missing output", "add a SaveTensor, a PreviewImage or a SaveAudioTensor");
     }
-    if primary == 0 && pictures == 2 {
-        return refuse(
+    if primary == 0 && pictures == 2 && inputs == 2 {
+        refuse(
             "two LoadImage nodes, and nothing tells which of them is the camera",
             "make the camera's node a PrimaryInputLoadImage",
         );
@@ -59,7 +69,7 @@ pub fn convert(mut document: Document) -> Result<Document, Refused> {
             _ => {}
         }
     }
-    Ok(document)
+    (document, broken)
 }
 
 #[cfg(test)]
@@ -80,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_broken_rule_is_named() {
+    fn broken_rules_are_named_comfystreams_first() {
         for (classes, says) in [
             (vec!["PrimaryInputLoadImage", "PrimaryInputLoadImage"], "too many primary inputs in prompt"),
             (vec!["LoadImage", "LoadImage", "LoadTensor"], "too many inputs in prompt"),
@@ -92,6 +102,9 @@ mod tests {
             let refused = convert(of(&classes)).unwrap_err().to_string();
             assert!(refused.starts_with(says), "{classes:?}: {refused}");
         }
+        let both = convert(of(&["PrimaryInputLoadImage", "PrimaryInputLoadImage"])).unwrap_err();
+        let reasons: Vec<_> = both.0.iter().map(|refusal| refusal.reason.as_str()).collect();
+        assert_eq!(reasons, ["too many primary inputs in prompt", "missing output"]);
     }
 
     #[test]

@@ -7,10 +7,10 @@ use serde_json::{Map, Value as Json, json};
 
 use super::class::{Input, Kind, Runs};
 use super::document::{Document, Given};
-use super::lower::{Env, Lowered, lower};
+use super::lower::{Env, INLINE, Lowered, lower};
 use super::plan::{Node, Place, Plan};
 use super::refusal::Refused;
-use super::{convert, registry};
+use super::{planned, registry};
 use crate::graph::DType;
 
 /// How an examined workflow stands.
@@ -48,13 +48,13 @@ pub fn examine(value: &Json, models: &Path, size: [u32; 2]) -> Examined {
         Err(refused) => return Examined { refused, ..examined },
     };
     examined.document = Some(document.clone());
-    let plan = match convert(document.clone()).and_then(Plan::new) {
-        Ok(plan) => Plan { document, ..plan.with_files(models).unwrap_or(plan) },
+    let plan = match planned(document) {
+        Ok(plan) => plan.with_files(models).unwrap_or(plan),
         Err(refused) => return Examined { refused, ..examined },
     };
     examined.refused.0 = plan.missing(models);
     examined.needs =
-        plan.needs().into_iter().map(|(node, need)| (node.id.clone(), need.clone(), need.find(models))).collect();
+        plan.needs(models).into_iter().map(|(node, need)| (node.id.clone(), need.clone(), need.find(models))).collect();
     if examined.needs.is_empty() {
         match lower(&plan, &env(models, size)) {
             Ok(lowered) => examined.lowered = Some(lowered),
@@ -71,6 +71,8 @@ fn env(models: &Path, size: [u32; 2]) -> Env<'static> {
         models: models.to_path_buf(),
         input: models.join("input"),
         precision: DType::F32,
+        inline: INLINE,
+        weights: models.join("weir--graphs"),
         scratch: models.join("weir--graphs"),
         progress: &|_| {},
     }

@@ -141,7 +141,18 @@ pub const DEFAULT: &str =
 /// # Errors
 /// Every reason at once.
 pub fn plan(value: &Json) -> Result<Plan, Refused> {
-    let document = Document::read(value)?;
-    let plan = Plan::new(convert(document.clone())?)?;
-    Ok(Plan { document, ..plan })
+    planned(Document::read(value)?)
+}
+
+/// Converts and plans a document. What the rules of ComfyStream refuse comes first, and with it everything else that is wrong.
+fn planned(document: Document) -> Result<Plan, Refused> {
+    let (converted, mut broken) = convert::converted(document.clone());
+    match Plan::new(converted) {
+        Ok(plan) if broken.is_empty() => Ok(Plan { document, ..plan }),
+        Ok(_) => Err(Refused(broken)),
+        Err(Refused(more)) => {
+            broken.extend(more);
+            Err(Refused(broken))
+        }
+    }
 }

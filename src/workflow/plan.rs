@@ -179,11 +179,21 @@ impl Plan {
         Ok(Self { nodes, media, notes, document })
     }
 
-    /// Every model that is needed, with the node that needs it.
-    pub fn needs(&self) -> Vec<(&Node, Need)> {
-        let of = |node: &Node| {
+    /// Every model that is needed, with the node that needs it; of some it depends on what lies below `models`.
+    pub fn needs(&self, models: &Path) -> Vec<(&Node, Need)> {
+        fn own(node: &Node) -> Vec<Need> {
             let setting = |name: &str| node.setting(node.class.input(name)?).cloned();
             (node.class.needs)(&setting)
+        }
+        let of = |node: &Node| {
+            let setting = |name: &str| node.setting(node.class.input(name)?).cloned();
+            let linked = |name: &str| match node.inputs.get(node.class.input(name)?)? {
+                Fed::Link { node, .. } => self.nodes.get(*node).map(own),
+                _ => None,
+            };
+            let mut all = own(node);
+            all.extend((node.class.needs_with)(&setting, &linked, models));
+            all
         };
         self.nodes.iter().flat_map(|node| of(node).into_iter().map(move |need| (node, need))).collect()
     }
@@ -206,7 +216,7 @@ impl Plan {
 
     /// A refusal for every model that is not below `models`.
     pub fn missing(&self, models: &Path) -> Vec<Refusal> {
-        let absent = self.needs().into_iter().filter(|(_, need)| need.find(models).is_none());
+        let absent = self.needs(models).into_iter().filter(|(_, need)| need.find(models).is_none());
         absent
             .map(|(node, need)| {
                 let files: Vec<String> =

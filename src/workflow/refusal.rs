@@ -103,6 +103,11 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_slice() {
             [only] => write!(f, "{only}"),
+            // A rule that the whole document breaks is told first, in ComfyStream's own words.
+            [first, more @ ..] if first.node.is_empty() && first.why == Why::Document && !more.is_empty() => {
+                write!(f, "{first}\n{} more in this workflow cannot run:", more.len())?;
+                more.iter().try_for_each(|refusal| write!(f, "\n- {refusal}"))
+            }
             all => {
                 write!(f, "{} things in this workflow cannot run:", all.len())?;
                 all.iter().try_for_each(|refusal| write!(f, "\n- {refusal}"))

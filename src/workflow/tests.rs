@@ -16,6 +16,8 @@ fn lowered(plan: &Plan) -> Result<Lowered, Refused> {
             models: folder.clone(),
             input: folder.clone(),
             precision: DType::F32,
+            inline: lower::INLINE,
+            weights: folder.clone(),
             scratch: folder,
             progress: &|_| {},
         },

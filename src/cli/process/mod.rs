@@ -13,13 +13,14 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use super::{logging, settings};
 use crate::engine;
 use crate::frame::{FramePool, Size};
-use crate::media::is_address;
-use crate::pipeline::{Checked, LoadContext, Params, Pipeline, registry};
+use crate::media::{AudioCodec, AudioFilter, PacketCodec, is_address};
+use crate::pipeline::{AudioProcessor, Checked, LoadContext, Params, Pipeline, registry};
 
 mod error;
 mod model;
 mod progress;
 mod raw;
+mod sound;
 mod stages;
 mod video;
 
@@ -28,6 +29,7 @@ pub use raw::Rate;
 pub use stages::Summary;
 
 use raw::{RawSink, RawSource};
+use sound::SoundSink;
 use stages::{BUFFERS, Sink, Source};
 use video::{VideoSink, VideoSource};
 
@@ -42,7 +44,8 @@ pub(super) fn command() -> Command {
     let raw = "Video files of any kind that FFmpeg reads, and raw rgb24 frames: `.rgb`, `.raw`, `-` for standard input and \
                output, or any name with --format rgb24. The output has the pipeline's width and height (512 x 512 unless \
                --params say otherwise); pictures of another size are scaled until they cover it, and cropped in the \
-               middle. Audio of a video file goes along. Addresses work on both sides: rtmp://, rtsp://, srt://; with \
+               middle. Audio of a video file goes along, or through the pipeline where that works on sound. \
+               Addresses work on both sides: rtmp://, rtsp://, srt://; with \
                ?listen=1 behind one, whoever sends or watches comes to this program.";
     let text =
         |id: &'static str, name: &'static str, help: &'static str| Arg::new(id).long(id).value_name(name).help(help);
@@ -225,11 +228,29 @@ impl Job {
         Ok(Box::new(RawSource::open(&self.input, size, self.rate.unwrap_or_default(), self.repeat)?))
     }
 
-    fn sink(&self, size: Size, source: &dyn Source, config: &engine::Config) -> Result<Box<dyn Sink>, ProcessError> {
+    /// Where pictures and sound go; the latter by way of `processor`, where there is one. Raw frames have no sound.
+    fn sink(
+        &self,
+        size: Size,
+        source: &dyn Source,
+        processor: Option<Box<dyn AudioProcessor>>,
+        config: &engine::Config,
+    ) -> Result<Box<dyn Sink>, ProcessError> {
         if self.is_raw(&self.output) {
             return Ok(Box::new(RawSink::create(&self.output)?));
         }
-        Ok(Box::new(VideoSink::create(&self.output, size, source.fps(), source.audio(), config)?))
+        let codec = match config.media.audio {
+            AudioCodec::Opus => Some(PacketCodec::Opus),
+            AudioCodec::Aac => Some(PacketCodec::Aac),
+            AudioCodec::None => None,
+        };
+        let Some(((processor, track), codec)) = processor.zip(source.audio()).zip(codec) else {
+            return Ok(Box::new(VideoSink::create(&self.output, size, source.fps(), source.audio(), config)?));
+        };
+        let filter = AudioFilter::new(codec, config.media.audio_kbps);
+        let track = filter.track(&track)?;
+        let sink = VideoSink::create(&self.output, size, source.fps(), Some(track), config)?;
+        Ok(Box::new(SoundSink::new(Box::new(sink), filter, processor)))
     }
 }
 
@@ -269,11 +290,7 @@ pub fn process(job: &Job, config: &engine::Config, stop: &AtomicBool) -> Result<
     if stop.load(Ordering::Relaxed) {
         return Ok(Summary { stopped: true, ..Summary::default() });
     }
-    if source.audio().is_some() && processor.audio().is_some() {
-        let reason = "it works on sound, which only streams bring to it; files keep theirs as it is";
-        return Err(ProcessError::Load { name: pipeline.name().into(), reason: reason.into() });
-    }
-    let mut sink = job.sink(checked.output(), &*source, config)?;
+    let mut sink = job.sink(checked.output(), &*source, processor.audio(), config)?;
     stages::run(&mut *source, &mut *processor, &mut *sink, (size, &pool), job.limit, stop)
 }
 

@@ -23,7 +23,7 @@ const BUFFER_WAIT: Duration = Duration::from_secs(60);
 pub enum Item {
     /// A picture.
     Video(VideoFrame),
-    /// Audio, which goes around the model.
+    /// Audio, which goes around the model; what works on it sits before the writer.
     Audio(AudioPacket),
 }
 

@@ -77,9 +77,13 @@ impl<'a> Table<'a> {
         Ok(Vector { data: self.data, at: at + 4, len })
     }
 
-    /// All of a vector of whole numbers.
-    pub fn ints(&self, index: usize) -> Result<Vec<i32>, TfliteError> {
+    /// All of a vector of whole numbers, of which there may be `most`.
+    pub fn ints(&self, index: usize, most: usize) -> Result<Vec<i32>, TfliteError> {
         let vector = self.vector(index, 4)?;
+        // Many tables may share one vector, so each is kept short before it is copied.
+        if vector.len > most {
+            return Err(TfliteError::Unknown(format!("{} numbers where {most} are the most", vector.len)));
+        }
         (0..vector.len).map(|i| Ok(i32::from_le_bytes(bytes(self.data, vector.at + 4 * i)?))).collect()
     }
 }

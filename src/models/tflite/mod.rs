@@ -8,6 +8,8 @@
 //! The layout of the file is that of TensorFlow Lite's schema, version 3.
 
 mod flat;
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +27,10 @@ pub const MAX_BYTES: u64 = 64 << 20;
 const MAX_OPERATORS: usize = 4096;
 const MAX_TENSORS: usize = 16_384;
 const MAX_RANK: usize = 6;
+/// Most tensors that an operator, or the network, takes or gives.
+const MAX_PORTS: usize = 256;
+/// So often may all of the file's bytes be read as weights: each weight once, and room for a few that are shared.
+const MAX_READS: u64 = 8;
 
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -190,12 +196,12 @@ impl Network {
             let kind = Kind::of(code.int(3, 0)?.max(i32::from(code.byte(0, 0)?)))?;
             operators.push(Operator {
                 kind,
-                inputs: places(step.ints(1)?)?,
-                outputs: places(step.ints(2)?)?,
+                inputs: places(step.ints(1, MAX_PORTS)?)?,
+                outputs: places(step.ints(2, MAX_PORTS)?)?,
                 options: step.table(4)?.map_or(Ok(Options::default()), |table| options(kind, &table))?,
             });
         }
-        let (inputs, outputs) = (places(graph.ints(1)?)?, places(graph.ints(2)?)?);
+        let (inputs, outputs) = (places(graph.ints(1, MAX_PORTS)?)?, places(graph.ints(2, MAX_PORTS)?)?);
         Ok(Self { values, operators, inputs, outputs, bytes })
     }
 
@@ -217,7 +223,8 @@ impl Network {
         let &[only] = self.inputs.as_slice() else {
             return Err(TfliteError::Unknown(format!("{} inputs", self.inputs.len())));
         };
-        let mut build = Building { net: self, g, made: HashMap::new(), same: HashMap::new() };
+        let left = MAX_READS.saturating_mul(self.bytes.len() as u64);
+        let mut build = Building { net: self, g, made: HashMap::new(), same: HashMap::new(), left };
         let given = build.enter(input)?;
         build.fits(only, &given)?;
         build.made.insert(only, given);
@@ -234,10 +241,7 @@ impl Network {
 }
 
 fn value(table: &Table<'_>, buffers: &flat::Vector<'_>) -> Result<Value, TfliteError> {
-    let shape = table.ints(0)?;
-    if shape.len() > MAX_RANK {
-        return Err(TfliteError::Unknown(format!("a tensor of {} dimensions", shape.len())));
-    }
+    let shape = table.ints(0, MAX_RANK)?;
     let shape = shape.into_iter().map(u64::try_from).collect::<Result<Vec<_>, _>>();
     let shape = shape.map_err(|_| TfliteError::Unknown("a shape that is not known beforehand".to_owned()))?;
     let element = match table.byte(1, 0)? {
@@ -296,6 +300,8 @@ struct Building<'a> {
     made: HashMap<usize, Tensor>,
     /// Weights that are others, in more bits.
     same: HashMap<usize, usize>,
+    /// Bytes of weights that may still be read.
+    left: u64,
 }
 
 impl Building<'_> {
@@ -368,10 +374,10 @@ impl Building<'_> {
                 let x = self.tensor(first)?;
                 let slope = from(1)?;
                 let channels = four(&x)?[1];
-                if self.net.values[slope].shape.iter().product::<u64>() != channels {
+                let slope = self.floats(slope)?;
+                if slope.len() as u64 != channels {
                     return Err(TfliteError::Unknown("a slope for each pixel".to_owned()));
                 }
-                let slope = self.floats(slope)?;
                 let slope = self.g.floats(DType::F32, [channels, 1, 1], &slope)?;
                 let above = self.g.relu(&x)?;
                 let below = self.g.neg(&x)?;
@@ -468,7 +474,12 @@ impl Building<'_> {
         Ok((value, bytes))
     }
 
-    fn floats(&self, at: usize) -> Result<Vec<f32>, TfliteError> {
+    fn floats(&mut self, at: usize) -> Result<Vec<f32>, TfliteError> {
+        let length = self.stored(at)?.1.len() as u64;
+        // Many operators may name one weight, and each has it in the graph once more.
+        self.left = self.left.checked_sub(length).ok_or_else(|| {
+            TfliteError::Unknown(format!("its weights more than {MAX_READS} times, by operators that share them"))
+        })?;
         let (value, bytes) = self.stored(at)?;
         match value.element {
             Element::F32 => Ok(bytes.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect()),

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use safetensors::{Dtype, SafeTensors};
 
@@ -61,6 +62,32 @@ pub(super) struct SafeFile {
     pub notes: HashMap<String, String>,
     mapped: Mapped,
     header: Range<usize>,
+    stamp: Option<Stamp>,
+}
+
+/// What tells a file's content from that of every other file, and of the same file at other times: device, inode, bytes, times
+/// of the last change of its content and of itself in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Stamp([i128; 5]);
+
+impl Stamp {
+    /// `None` for a file that was changed just now: a further change might leave the same times.
+    fn of(about: &std::fs::Metadata) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+        let (content, itself) = (nanos(about.mtime(), about.mtime_nsec()), nanos(about.ctime(), about.ctime_nsec()));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        // Clocks of files go on in steps of a few milliseconds, or of whole seconds.
+        let step = if about.ctime_nsec() == 0 { Duration::from_secs(2) } else { Duration::from_millis(50) };
+        let settled = i128::try_from(now.saturating_sub(step).as_nanos()).unwrap_or(0) > content.max(itself);
+        settled.then_some(Self([about.dev().into(), about.ino().into(), about.len().into(), content, itself]))
+    }
+
+    pub(super) fn bytes(self) -> [u8; 80] {
+        let mut bytes = [0; 80];
+        self.0.iter().zip(bytes.as_chunks_mut::<16>().0).for_each(|(n, to)| *to = n.to_le_bytes());
+        bytes
+    }
 }
 
 impl fmt::Debug for SafeFile {
@@ -79,7 +106,9 @@ impl SafeFile {
             }
             _ => io(source),
         })?;
-        if !file.metadata().map_err(io)?.is_file() {
+        // Before anything is read: what is written later only makes another file of it.
+        let about = file.metadata().map_err(io)?;
+        if !about.is_file() {
             let reason = "a folder, expected a .safetensors file".to_owned();
             return Err(WeightsError::Malformed { path: path.to_path_buf(), reason });
         }
@@ -90,7 +119,12 @@ impl SafeFile {
         }
         let mapped = Mapped::new(&file).map_err(io)?;
         let (header, tensors, notes) = header(path, mapped.bytes())?;
-        Ok(Self { path: path.to_path_buf(), tensors, notes, mapped, header })
+        Ok(Self { path: path.to_path_buf(), tensors, notes, mapped, header, stamp: Stamp::of(&about) })
+    }
+
+    /// See [`Stamp`].
+    pub(super) fn stamp(&self) -> Option<Stamp> {
+        self.stamp
     }
 
     /// The elements of `tensor`, little-endian.

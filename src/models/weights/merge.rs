@@ -11,13 +11,13 @@ use super::{Weights, WeightsError, convert, ffi};
 /// What a LoRA adds to one weight.
 #[derive(Clone, Debug)]
 pub(super) struct Delta {
-    file: Arc<SafeFile>,
+    pub file: Arc<SafeFile>,
     /// (rank, inputs).
     down: Tensor,
     /// (outputs, rank).
     up: Tensor,
     rank: usize,
-    factor: f32,
+    pub factor: f32,
 }
 
 /// What became of a LoRA.
@@ -86,12 +86,14 @@ fn rank(down: &[u64], up: &[u64], shape: &[u64]) -> Option<usize> {
     let [rank, inputs @ ..] = down else { return None };
     let (([outputs, inner], []) | ([outputs, inner], [1, 1])) = up.split_at_checked(2)? else { return None };
     let [rows, columns @ ..] = shape else { return None };
-    let product = |dims: &[u64]| dims.iter().product::<u64>();
+    // A file may name any numbers beside a 0.
+    let product = |dims: &[u64]| dims.iter().try_fold(1_u64, |product, &n| product.checked_mul(n));
     let fits = *rank > 0
         && inner == rank
         && outputs == rows
         && !inputs.is_empty()
         && !columns.is_empty()
+        && product(inputs).is_some()
         && product(inputs) == product(columns)
         && inputs[0] == columns[0];
     fits.then_some(*rank as usize)
@@ -195,4 +197,19 @@ impl<'a> Modules<'a> {
 
 fn small(text: &str) -> Option<u64> {
     (text.len() <= 4 && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_fit_by_their_products_and_none_is_too_large_to_tell() {
+        assert_eq!(rank(&[4, 32], &[8, 4], &[8, 32]), Some(4));
+        assert_eq!(rank(&[4, 16, 3, 3], &[8, 4, 1, 1], &[8, 16, 3, 3]), Some(4));
+        assert_eq!(rank(&[4, 32], &[8, 4], &[8, 33]), None);
+        // Of no bytes, so a file may say it.
+        let huge = 1 << 40;
+        assert_eq!(rank(&[1, huge, huge], &[0, 1], &[0, huge, huge]), None);
+    }
 }

@@ -20,6 +20,7 @@ mod merge;
 mod original;
 mod reader;
 mod repository;
+mod shared;
 mod store;
 
 pub use component::{Component, Family};
@@ -28,6 +29,7 @@ pub use lora::{Lora, Part};
 pub use merge::Applied;
 pub use reader::{Pool, Reader};
 pub use repository::{Repository, cached, folder_of};
+pub use shared::SharedPool;
 pub use store::Weights;
 
 /// Why weights cannot be used.

@@ -22,6 +22,24 @@ impl Pool {
         Ok(Self { writer: ExternalWriter::create(path)?, placed: HashMap::new() })
     }
 
+    /// As [`Self::create`]; graphs refer to the file as `name`.
+    pub(super) fn named(path: &Path, name: &str) -> Result<Self, GraphError> {
+        Ok(Self { writer: ExternalWriter::named(path, name)?, placed: HashMap::new() })
+    }
+
+    /// Puts everything so far on disk; more may follow.
+    ///
+    /// # Errors
+    /// [`GraphError::Io`].
+    pub(super) fn sync(&mut self) -> Result<(), GraphError> {
+        self.writer.sync()
+    }
+
+    /// Weights that are there.
+    pub(super) fn placed(&self) -> usize {
+        self.placed.len()
+    }
+
     /// Ends the file, on disk.
     ///
     /// # Errors
@@ -34,6 +52,8 @@ impl Pool {
 /// A [`Source`] that reads [`Weights`] as graphs ask for them.
 pub struct Reader<'a> {
     weights: &'a Weights,
+    /// What stands for the weights in a pool.
+    id: u64,
     to: To<'a>,
 }
 
@@ -46,24 +66,29 @@ enum To<'a> {
 impl<'a> Reader<'a> {
     /// Weights go into the graph itself.
     pub fn inline(weights: &'a Weights) -> Self {
-        Self { weights, to: To::Graph }
+        Self { weights, id: weights.id, to: To::Graph }
     }
 
     /// Weights go into `pool`; one at a time is in memory.
     pub fn pooled(weights: &'a Weights, pool: &'a mut Pool) -> Self {
-        Self { weights, to: To::Pool(pool) }
+        Self { weights, id: weights.id, to: To::Pool(pool) }
+    }
+
+    /// As [`Self::pooled`], where `pool` is for weights of this [identity](Weights::identity) alone, whoever opened them.
+    pub(super) fn only(weights: &'a Weights, pool: &'a mut Pool) -> Self {
+        Self { weights, id: 0, to: To::Pool(pool) }
     }
 
     /// Names, shapes and types are checked and nothing is read. The graph is of no use but to be counted.
     pub fn checking(weights: &'a Weights) -> Self {
-        Self { weights, to: To::Nothing }
+        Self { weights, id: weights.id, to: To::Nothing }
     }
 
     fn place(&mut self, name: &str, shape: &[u64], dtype: DType) -> Result<Stored, WeightsError> {
         match &mut self.to {
             To::Graph => self.weights.give(name, shape, dtype, |data| Ok(Stored::Inline(data.into_owned()))),
             To::Pool(pool) => {
-                let key = (self.weights.id, name.to_owned(), dtype);
+                let key = (self.id, name.to_owned(), dtype);
                 if let Some(known) = pool.placed.get(&key) {
                     // The shape may be another's.
                     self.weights.check(name, shape)?;

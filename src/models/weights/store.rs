@@ -149,6 +149,38 @@ impl Weights {
         Ok(hash.finalize().into())
     }
 
+    /// SHA-256 of what tells these weights as `dtype`, and everything merged into them, from all others: names, shapes, and of
+    /// each file its device, inode, size and times when it was opened. The elements themselves are not read. `None` when a file
+    /// was changed just now, so that its times say little.
+    pub fn identity(&self, dtype: DType) -> Option<[u8; 32]> {
+        let mut hash = Sha256::new();
+        hash.update(dtype.code().to_le_bytes());
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        for file in &self.files {
+            part(&file.stamp()?.bytes());
+            part(file.header());
+        }
+        for (name, entry) in &self.entries {
+            part(name.as_bytes());
+            part(entry.stored.as_bytes());
+            part(format!("{:?}", entry.view).as_bytes());
+        }
+        self.merged.iter().for_each(|merged| part(merged.as_bytes()));
+        let mut names: Vec<&String> = self.deltas.keys().collect();
+        names.sort_unstable();
+        for name in names {
+            for delta in &self.deltas[name] {
+                part(name.as_bytes());
+                part(&delta.file.stamp()?.bytes());
+                part(&delta.factor.to_le_bytes());
+            }
+        }
+        Some(hash.finalize().into())
+    }
+
     /// The elements of `name`, which must have `shape`, as `f32`, with everything merged.
     ///
     /// # Errors

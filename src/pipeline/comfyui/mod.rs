@@ -3,6 +3,7 @@
 //! An update that changes widgets is a tensor write before the next frame; what those widgets feed outside of the frame's graph,
 //! such as a text encoder, runs again at that moment. An update that needs other graphs is loaded beside the stream.
 
+mod kept;
 mod params;
 mod piped;
 mod processor;

@@ -14,9 +14,9 @@ use crate::frame::{Fingerprint, FramePool, PixelFormat, Size, VideoFrame};
 use crate::graph::DType;
 use crate::inference::{InferenceError, Provider, Runtime};
 use crate::pipeline::{
-    Applied, AudioProcessor, Checked, FrameProcessor, Instead, LoadContext, ParamError, PipelineError,
+    Applied, AudioProcessor, Checked, Folded, FrameProcessor, Instead, LoadContext, ParamError, PipelineError,
 };
-use crate::workflow::lower::{EncodeError, Env, LiveTensor, Piped, Sound, Text, WidgetRef, lower};
+use crate::workflow::lower::{EncodeError, Env, INLINE, LiveTensor, Piped, Sound, Text, WidgetRef, lower};
 use crate::workflow::{Change, Plan, change};
 
 /// A workflow whose graphs are loaded.
@@ -71,6 +71,8 @@ impl Workflow {
             models: cx.models.clone(),
             input: cx.models.join("input"),
             precision: if cx.inference.provider == Provider::Cpu { DType::F32 } else { DType::F16 },
+            inline: INLINE,
+            weights: graphs(&cx.models),
             scratch: scratch.0.clone(),
             progress: &|line| (cx.progress)(line),
         };
@@ -98,6 +100,12 @@ impl Workflow {
         let shows = lowered.shown.is_some();
         let stages = Stages::load(runtime, cx.inference, env.precision, lowered, &scratch.0, writes, loaded);
         let stages = stages.map_err(failed)?;
+        let folded = stages.counts.now();
+        tracing::info!(
+            kept = folded.results_kept,
+            run = folded.results_made,
+            "Stages that run once: taken from what was kept, and run."
+        );
         let mut workflow = Self {
             plan,
             size,
@@ -256,6 +264,10 @@ impl FrameProcessor for Workflow {
         self.stages.gpu_time()
     }
 
+    fn folded(&mut self) -> Folded {
+        self.stages.counts.take()
+    }
+
     fn reset(&mut self) {
         self.stages.reset();
         self.texts.iter_mut().for_each(|(_, said)| *said = None);
@@ -277,6 +289,11 @@ fn instead(fallback: Fallback, reason: String, frame: VideoFrame, mut out: Video
     PipelineError::Instead { reason, show }
 }
 
+/// Where graphs and their weights are put below the models.
+fn graphs(models: &Path) -> PathBuf {
+    models.join("weir--graphs")
+}
+
 /// A folder of one load, which is removed with it; what a session has mapped stays until the session ends.
 struct Scratch(PathBuf);
 
@@ -285,7 +302,7 @@ static FOLDERS: AtomicU64 = AtomicU64::new(0);
 impl Scratch {
     fn new(models: &Path) -> Self {
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
-        Self(models.join("weir--graphs").join(format!("workflow-{}-{number}", std::process::id())))
+        Self(graphs(models).join(format!("workflow-{}-{number}", std::process::id())))
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::kept::{self, Counts, STORE};
 use super::piped::{Picture, Piping};
 use crate::frame::Fingerprint;
 use crate::graph::DType;
@@ -11,18 +13,19 @@ use crate::inference::{
     Config, Feed as Fed, Fetch, Graph, InferenceError, Input, Load, Output, Precision, Provider, Runtime, Session,
     together,
 };
+use crate::models::weights::SharedPool;
 use crate::pipeline::{Checked, PipelineError};
 use crate::workflow::lower::{Body, Data, Feed, HostStage, Lowered, Made, OwnGraph, Port, RunGraph, Stage};
 
 /// An input of a session, by its type.
-enum In {
+pub enum In {
     U8(Input<u8>),
     F32(Input<f32>),
     I64(Input<i64>),
 }
 
 /// An output of a session, by its type.
-enum Out {
+pub enum Out {
     U8(Output<u8>),
     F32(Output<f32>),
     I64(Output<i64>),
@@ -47,7 +50,7 @@ impl In {
         }
     }
 
-    fn feed<'a>(&self, data: &'a Data) -> Result<Fed<'a>, InferenceError> {
+    pub fn feed<'a>(&self, data: &'a Data) -> Result<Fed<'a>, InferenceError> {
         match (self, data) {
             (In::U8(input), Data::U8(data)) => Ok(input.feed(data)),
             (In::F32(input), Data::F32(data)) => Ok(input.feed(data)),
@@ -67,7 +70,7 @@ impl Out {
         })
     }
 
-    fn fetch<'a>(&self, data: &'a mut Data) -> Result<Fetch<'a>, InferenceError> {
+    pub fn fetch<'a>(&self, data: &'a mut Data) -> Result<Fetch<'a>, InferenceError> {
         match (self, data) {
             (Out::U8(output), Data::U8(data)) => Ok(output.fetch(data)),
             (Out::F32(output), Data::F32(data)) => Ok(output.fetch(data)),
@@ -77,7 +80,7 @@ impl Out {
     }
 }
 
-fn mixed() -> InferenceError {
+pub fn mixed() -> InferenceError {
     InferenceError::Run("a tensor of another type was given".to_owned())
 }
 
@@ -115,7 +118,13 @@ impl RunGraph for Own {
 }
 
 enum Runs {
-    Graph { session: Box<Session>, inputs: Vec<In>, outputs: Vec<Out> },
+    Graph {
+        session: Box<Session>,
+        inputs: Vec<In>,
+        outputs: Vec<Out>,
+    },
+    /// A graph that runs once, and that other workflows may run too. It holds nothing: every run is fed whole.
+    Once(Arc<kept::Graph>),
     Host(Box<dyn HostStage>),
     Pipeline(Box<Piping>),
 }
@@ -141,6 +150,10 @@ pub type Turn = (usize, Checked);
 pub struct Stages {
     stages: Vec<Loaded>,
     shown: Option<(usize, usize)>,
+    /// What became of the stages that run once.
+    pub counts: Counts,
+    /// Files of weights, for the next workflow.
+    _beside: Vec<Arc<SharedPool>>,
 }
 
 impl Stages {
@@ -158,11 +171,13 @@ impl Stages {
         let precision = if precision == DType::F16 { Precision::Fp16 } else { Precision::Fp32 };
         let load = Load { precision, ..Load::new(config) };
         let mut stages = Vec::with_capacity(lowered.stages.len());
+        let mut counts = Counts::default();
         for (i, stage) in lowered.stages.into_iter().enumerate() {
-            let beside = lowered.beside.then(|| scratch.join(format!("stage-{i}.onnx")));
-            stages.push(Loaded::new(runtime, &load, stage, beside.as_deref(), pipelines.remove(&i))?);
+            let beside = (!lowered.beside.is_empty()).then(|| scratch.join(format!("stage-{i}.onnx")));
+            let pipeline = pipelines.remove(&i);
+            stages.push(Loaded::new(runtime, &load, stage, beside.as_deref(), pipeline, &mut counts)?);
         }
-        let mut all = Self { stages, shown: lowered.shown };
+        let mut all = Self { stages, shown: lowered.shown, counts, _beside: lowered.beside };
         all.fill(writes)?;
         Ok(all)
     }
@@ -171,6 +186,7 @@ impl Stages {
     pub fn provider(&self) -> Option<Provider> {
         self.stages.iter().find_map(|stage| match &stage.runs {
             Runs::Graph { session, .. } => Some(session.provider()),
+            Runs::Once(graph) => Some(graph.provider()),
             Runs::Pipeline(piping) => piping.provider(),
             Runs::Host(_) => None,
         })
@@ -233,7 +249,7 @@ impl Stages {
         for i in 0..self.stages.len() {
             if dirty[i] && !self.stages[i].live {
                 outputs.push((i, self.stages[i].outputs.clone()));
-                self.stages[i].run(&[], None, None)?;
+                self.stages[i].run_once(&mut self.counts)?;
                 let mut behind = Vec::new();
                 self.spread(i, &mut behind)?;
                 behind.into_iter().for_each(|stage| dirty[stage] = true);
@@ -279,7 +295,7 @@ impl Stages {
     }
 
     fn once(&mut self, i: usize) -> Result<(), InferenceError> {
-        self.stages[i].run(&[], None, None)?;
+        self.stages[i].run_once(&mut self.counts)?;
         self.spread(i, &mut Vec::new())
     }
 
@@ -302,7 +318,7 @@ impl Stages {
 
     /// Runs a frame: `from` and `to` are u8 (H, W, 3).
     pub fn frame(&mut self, from: &[u8], to: &mut [u8]) -> Result<(), InferenceError> {
-        let Self { stages, shown } = self;
+        let Self { stages, shown, .. } = self;
         for i in 0..stages.len() {
             let (before, rest) = stages.split_at_mut(i);
             let Some(stage) = rest.first_mut().filter(|stage| stage.live) else { continue };
@@ -318,7 +334,7 @@ impl Stages {
         together(live.filter_map(|stage| match &stage.runs {
             Runs::Graph { session, .. } => Some(session.graph()),
             Runs::Pipeline(piping) => piping.graph(),
-            Runs::Host(_) => None,
+            Runs::Host(_) | Runs::Once(_) => None,
         }))
     }
 
@@ -328,7 +344,7 @@ impl Stages {
         let times = live.filter_map(|stage| match &mut stage.runs {
             Runs::Graph { session, .. } => session.gpu_time(),
             Runs::Pipeline(piping) => piping.gpu_time(),
-            Runs::Host(_) => None,
+            Runs::Host(_) | Runs::Once(_) => None,
         });
         times.reduce(|sum, time| sum + time)
     }
@@ -344,7 +360,7 @@ impl Stages {
             match &mut stage.runs {
                 Runs::Host(host) => host.reset(),
                 Runs::Pipeline(piping) => piping.reset(),
-                Runs::Graph { .. } => {}
+                Runs::Graph { .. } | Runs::Once(_) => {}
             }
         }
     }
@@ -365,6 +381,7 @@ impl Loaded {
         stage: Stage,
         beside: Option<&Path>,
         pipeline: Option<Piping>,
+        counts: &mut Counts,
     ) -> Result<Self, InferenceError> {
         let model = |error: crate::graph::GraphError| InferenceError::Model(error.to_string());
         let zeros = |port: &Port| Data::zeros(port.dtype, port.shape.iter().product::<u64>() as usize);
@@ -386,23 +403,41 @@ impl Loaded {
             },
             body @ (Body::Graph(_) | Body::File(_)) => {
                 let load = Load { name: &stage.name, frames: stage.live, ..*load };
-                let mut session = match (&body, beside) {
+                let session = || match (&body, beside) {
                     (Body::Graph(graph), None) => {
-                        Session::load(runtime, &load, Graph::Bytes(&graph.to_bytes().map_err(model)?))?
+                        Session::load(runtime, &load, Graph::Bytes(&graph.to_bytes().map_err(model)?))
                     }
                     (Body::Graph(graph), Some(path)) => {
                         graph.write(path).map_err(model)?;
-                        Session::load(runtime, &load, Graph::File(path))?
+                        Session::load(runtime, &load, Graph::File(path))
                     }
-                    (Body::File(path), _) => Session::load(runtime, &load, Graph::File(path))?,
-                    _ => return Err(mixed()),
+                    (Body::File(path), _) => Session::load(runtime, &load, Graph::File(path)),
+                    _ => Err(mixed()),
                 };
-                let inputs =
-                    stage.inputs.iter().map(|port| In::find(&mut session, &port.name, port.dtype, &port.shape));
-                let inputs = inputs.collect::<Result<_, _>>()?;
-                let outputs = stage.outputs.iter().map(|made| Out::find(&mut session, made));
-                let outputs = outputs.collect::<Result<_, _>>()?;
-                Runs::Graph { session: Box::new(session), inputs, outputs }
+                let ports = || {
+                    let mut session = session()?;
+                    let inputs =
+                        stage.inputs.iter().map(|port| In::find(&mut session, &port.name, port.dtype, &port.shape));
+                    let inputs = inputs.collect::<Result<_, _>>()?;
+                    let outputs = stage.outputs.iter().map(|made| Out::find(&mut session, made));
+                    let outputs = outputs.collect::<Result<_, _>>()?;
+                    Ok(kept::Ports { session, inputs, outputs })
+                };
+                let fed = |port: &Port| !matches!(port.feed, Feed::Frame | Feed::State { .. });
+                match &body {
+                    Body::Graph(graph) if !stage.live && stage.inputs.iter().all(fed) => {
+                        let key = kept::of_graph(graph.content(), load.config, load.precision);
+                        let footprint = graph.footprint();
+                        let weights = (footprint.weights + footprint.activations) as usize;
+                        let made = stage.outputs.iter().map(|made| made.elements() * made.dtype.size()).sum();
+                        let graph = || Ok(kept::Graph::new(ports()?, weights, made));
+                        Runs::Once(counts.graph(|| STORE.get(key, load.config.folded_size, graph))?)
+                    }
+                    _ => {
+                        let kept::Ports { session, inputs, outputs } = ports()?;
+                        Runs::Graph { session: Box::new(session), inputs, outputs }
+                    }
+                }
             }
         };
         let held = stage.inputs.iter().map(|port| matches!(port.feed, Feed::State { .. }).then(|| zeros(port)));
@@ -422,6 +457,14 @@ impl Loaded {
         }
         self.held[port] = Some(data);
         Ok(())
+    }
+
+    /// Runs a stage that runs once.
+    fn run_once(&mut self, counts: &mut Counts) -> Result<(), InferenceError> {
+        match &self.runs {
+            Runs::Once(graph) => counts.result(|| graph.run(&self.held, &mut self.outputs)),
+            _ => self.run(&[], None, None),
+        }
     }
 
     fn run_frame(
@@ -478,6 +521,7 @@ impl Loaded {
                     _ => Err(mixed()),
                 }
             }
+            Runs::Once(graph) => graph.run(held, outputs).map(|_| ()),
             Runs::Host(host) => {
                 // What a host stage takes is on the host already.
                 let mut inputs = Vec::with_capacity(feeds.len());

@@ -87,6 +87,14 @@ fn widgets_change_on_the_next_frame_also_where_they_feed_what_is_folded() {
 fn a_wrong_workflow_is_refused_before_anything_loads() {
     let error = checked(json!({"1": {"class_type": "SaveTensor", "inputs": {}}})).unwrap_err();
     assert_eq!((error.field.as_str(), error.reason.split(';').next()), ("prompt", Some("missing input")));
+    // A rule that the document breaks comes first, in ComfyStream's words, and everything else with it.
+    let mut blind = mix(2.0, 0.5);
+    blind["1"] = json!({"class_type": "Nonsense", "inputs": {}});
+    let reason = checked(blind).unwrap_err().reason;
+    assert!(reason.starts_with("missing input; add a"), "{reason}");
+    for part in ["2 more in this workflow cannot run:", "the class Nonsense is not known", "2 is out of range"] {
+        assert!(reason.contains(part), "{part} is not in {reason}");
+    }
     let mut wrong = mix(2.0, 0.5);
     wrong["9"] = json!({"class_type": "Nonsense", "inputs": {}});
     wrong["7"]["inputs"]["images"] = json!(["9", 0]);
@@ -341,6 +349,8 @@ mod random {
             models: nowhere.clone(),
             input: nowhere.clone(),
             precision: crate::graph::DType::F32,
+            inline: crate::workflow::lower::INLINE,
+            weights: nowhere.clone(),
             scratch: nowhere.clone(),
             progress: &|_| {},
         };

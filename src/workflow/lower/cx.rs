@@ -11,7 +11,7 @@ use super::stage::{After, Build, EncodeError, Feed, HostStage, LiveParams, LiveT
 use super::value::{Data, Sym, Value};
 use super::{Env, LowerError};
 use crate::graph::{DType, GraphBuilder, GraphError, Interpolation, Tensor};
-use crate::models::weights::Family;
+use crate::models::weights::{Family, SharedPool};
 use crate::workflow::plan::{Fed, Node, Plan};
 use crate::workflow::value::Setting;
 
@@ -81,9 +81,9 @@ impl<'a> Cx<'a> {
         self.build.notes.push(format!("node {} ({}): {}", node.id, node.class.name, text.into()));
     }
 
-    /// Weights of this workflow lie in [`Env::scratch`] now, so its graphs are written there too.
-    pub fn beside(&mut self) {
-        self.build.beside = true;
+    /// Weights of this workflow lie in [`Env::scratch`], in `file` too, so its graphs are written there.
+    pub fn beside(&mut self, file: Arc<SharedPool>) {
+        self.build.beside.push(file);
     }
 
     /// Why this node cannot be lowered: the input (empty for the node), what is wrong, what would work.
@@ -217,9 +217,13 @@ impl<'a> Cx<'a> {
         known.ok_or_else(|| self.refuse(input, "its value is not known beforehand", "type a value in"))
     }
 
-    /// The node's place in the plan, by which names of this node alone can be made.
-    pub fn index(&self) -> usize {
-        self.node
+    /// Counts the networks of this node's graph, so that each has a name of its own that does not tell where its node stands.
+    ///
+    /// # Errors
+    /// When this class has no graph.
+    pub fn network(&mut self) -> Result<usize, LowerError> {
+        let stage = self.stage()?;
+        self.build.network(stage)
     }
 
     /// [`Self::setting`] as a whole number.

@@ -21,6 +21,9 @@ use super::refusal::{Refusal, Refused, Why};
 use crate::graph::{DType, GraphError};
 use crate::models::ModelError;
 
+/// What [`Env::inline`] is but for tests.
+pub const INLINE: u64 = 64 << 20;
+
 /// What lowering may know of the world.
 #[derive(Clone)]
 pub struct Env<'a> {
@@ -32,6 +35,11 @@ pub struct Env<'a> {
     pub input: PathBuf,
     /// Type of weights and activations of models.
     pub precision: DType,
+    /// Up to so many bytes of a network's weights go into a graph itself; more go into a file beside it.
+    pub inline: u64,
+    /// A folder for such files, which several workflows share; made when it is needed. On the disk of [`Env::scratch`], or the
+    /// files are copied.
+    pub weights: PathBuf,
     /// A folder of this workflow alone, for weights beside its graphs; made when it is needed. The graphs must be written there
     /// when something was put in it, see [`Lowered::beside`].
     pub scratch: PathBuf,

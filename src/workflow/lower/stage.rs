@@ -10,7 +10,7 @@ use super::LowerError;
 use super::sound::{Sound, Text};
 use super::value::{Data, Sym, Value};
 use crate::graph::{DType, GraphBuilder, GraphError, Model, Tensor};
-use crate::models::weights::Family;
+use crate::models::weights::{Family, SharedPool};
 use crate::workflow::class::Runs;
 use crate::workflow::plan::{Fed, Place, Plan};
 use crate::workflow::value::Setting;
@@ -234,8 +234,9 @@ pub struct Lowered {
     pub texts: Vec<Text>,
     /// Widgets whose change needs another graph.
     pub shaping: HashSet<WidgetRef>,
-    /// Whether weights lie in the scratch folder, so that graphs must be written there.
-    pub beside: bool,
+    /// Files of weights, which lie in the scratch folder too, so that graphs must be written there. Held as long as the
+    /// workflow is in use, the next one finds them.
+    pub beside: Vec<Arc<SharedPool>>,
     /// What deserves to be said, in words.
     pub notes: Vec<String>,
 }
@@ -305,6 +306,8 @@ struct Draft {
     nodes: Vec<usize>,
     /// The picture that comes in, once a node asked for it.
     frame: Option<Tensor>,
+    /// Networks in it so far.
+    networks: usize,
     /// Symbols of other stages that are inputs here already.
     brought: HashMap<Sym, Tensor>,
     /// Symbols that are outputs here already.
@@ -327,7 +330,7 @@ pub struct Build {
     pub sound: Option<Sound>,
     pub texts: Vec<Text>,
     pub shaping: HashSet<WidgetRef>,
-    pub beside: bool,
+    pub beside: Vec<Arc<SharedPool>>,
     pub notes: Vec<String>,
 }
 
@@ -344,7 +347,7 @@ impl Build {
             sound: None,
             texts: Vec::new(),
             shaping: HashSet::new(),
-            beside: false,
+            beside: Vec::new(),
             notes: Vec::new(),
         };
         // What runs once comes first, by level; then graph and host stages of the frame take turns.
@@ -408,6 +411,13 @@ impl Build {
             Some(Making::Graph(graph)) => graph.as_deref_mut(),
             _ => None,
         }
+    }
+
+    /// The number of one more network in `stage`.
+    pub fn network(&mut self, stage: usize) -> Result<usize, LowerError> {
+        let networks = &mut self.draft(stage)?.networks;
+        *networks += 1;
+        Ok(*networks - 1)
     }
 
     pub fn symbol(&mut self, stage: usize, tensor: Tensor) -> Sym {
@@ -742,6 +752,7 @@ impl Draft {
             outputs: Vec::new(),
             nodes: Vec::new(),
             frame: None,
+            networks: 0,
             brought: HashMap::new(),
             given: HashMap::new(),
         }

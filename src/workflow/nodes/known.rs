@@ -23,11 +23,6 @@ const LARGER: &str = "super-resolution networks are not run; ImageScaleBy with l
 /// Known and refused.
 pub const CLASSES: &[Class] = &[
     Class::refused("ComfyStreamUIPreview", "ComfyStream", "it is a page inside ComfyUI's editor; take it out"),
-    Class::refused(
-        "ImageQuantize",
-        "core",
-        "palettes by median cut are not built; ImageLevels changes tones, without a palette",
-    ),
     Class::refused("AudioTranscriptionNode", STREAM, SPEECH),
     Class::refused("SRTGeneratorNode", STREAM, SPEECH),
     Class::refused("MediaPipe-FaceMeshPreprocessor", "controlnet_aux", FACE),

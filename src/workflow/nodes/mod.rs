@@ -19,6 +19,10 @@ mod known;
 mod mask;
 mod morphology;
 mod picture;
+mod quantize;
+mod quantize_cut;
+#[cfg(test)]
+mod quantize_tests;
 mod scale;
 mod sd_control;
 mod sd_depth;
@@ -58,6 +62,7 @@ pub const FAMILIES: &[&[Class]] = &[
     tone::CLASSES,
     morphology::CLASSES,
     edges::CLASSES,
+    quantize::CLASSES,
     sound::CLASSES,
     text::CLASSES,
     face::CLASSES,

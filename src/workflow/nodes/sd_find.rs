@@ -6,13 +6,10 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use crate::graph::{DType, GraphBuilder};
-use crate::models::weights::{Component, Lora, Part, Pool, Reader, Repository, Weights};
+use crate::models::weights::{Component, Lora, Part, Reader, Repository, SharedPool, Weights};
 use crate::models::{ModelError, Net, Shared, check};
 use crate::workflow::lower::{Cx, LowerError};
 use crate::workflow::need::Need;
-
-/// Up to so many bytes of weights go into a graph itself; more go into a file beside it.
-const INLINE: u64 = 64 << 20;
 
 /// Published models by what stands in names of files, in lower case and without what separates words. The first that fits.
 const KNOWN: [(&str, &str); 9] = [
@@ -143,7 +140,9 @@ fn beside(file: &Path, component: Component, own_folder: bool) -> Option<Json> {
 /// Weights that are being put into a graph.
 pub(super) struct Opened {
     weights: Weights,
-    pool: Option<Pool>,
+    /// The file beside the graph; `None` where the weights are in the graph itself.
+    pool: Option<Arc<SharedPool>>,
+    scratch: PathBuf,
     shared: Shared,
     dtype: DType,
     name: String,
@@ -158,18 +157,20 @@ impl Opened {
 
     /// As [`Self::new`], for `weights` that are open already.
     pub(super) fn of(cx: &mut Cx<'_>, weights: Weights, dtype: DType, name: &str) -> Result<Self, LowerError> {
-        let name = format!("node_{}.{name}", cx.index());
-        let pool = if weights.bytes() > INLINE {
+        // The same network in a graph of the same content has the same name, wherever its node stands.
+        let name = format!("net_{}.{name}", cx.network()?);
+        let pool = if weights.bytes() > cx.env().inline {
             let scratch = &cx.env().scratch;
             std::fs::create_dir_all(scratch)
                 .map_err(|error| cx.refuse("", format!("{}: {error}", scratch.display()), ""))?;
-            let pool = Pool::create(&scratch.join(format!("{name}.weights")))?;
-            cx.beside();
+            let pool = SharedPool::of(&cx.env().weights, &weights, dtype)?;
+            cx.beside(pool.clone());
             Some(pool)
         } else {
             None
         };
-        Ok(Self { weights, pool, shared: Shared::default(), dtype, name })
+        let scratch = cx.env().scratch.clone();
+        Ok(Self { weights, pool, scratch, shared: Shared::default(), dtype, name })
     }
 
     /// Adds operators of the network to `g`; called again, it uses the same weights.
@@ -178,15 +179,16 @@ impl Opened {
         g: &mut GraphBuilder,
         build: impl FnOnce(&mut Net<'_>) -> Result<R, ModelError>,
     ) -> Result<R, ModelError> {
-        let mut reader = match &mut self.pool {
-            None => Reader::inline(&self.weights),
-            Some(pool) => Reader::pooled(&self.weights, pool),
-        };
-        Net::sharing(g, &mut reader, self.dtype, &mut self.shared).place(&self.name, build)
+        let Self { weights, pool, shared, dtype, name, .. } = self;
+        let with = |reader: &mut Reader<'_>| Net::sharing(g, reader, *dtype, shared).place(name, build);
+        match pool {
+            None => with(&mut Reader::inline(weights)),
+            Some(pool) => pool.with(weights, with),
+        }
     }
 
-    /// Ends the file beside the graph.
+    /// Puts the file beside the graphs of this workflow.
     pub(super) fn finish(self) -> Result<(), LowerError> {
-        Ok(self.pool.map_or(Ok(()), Pool::finish)?)
+        Ok(self.pool.map_or(Ok(()), |pool| pool.link(&self.scratch))?)
     }
 }

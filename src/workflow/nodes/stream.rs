@@ -106,6 +106,11 @@ pub const CLASSES: &[Class] = &[
             OPT_ADVANCED,
         ],
         outputs: &[out(STREAM)],
+        needs_with: |widgets, linked, models| {
+            let flag = |name| widgets(name).and_then(|flag| flag.number()).is_some_and(|n| n != 0.0);
+            let (tiny, lcm) = (flag("use_tiny_vae"), flag("use_lcm_lora"));
+            linked("model").map_or_else(Vec::new, |model| parts(model.first(), tiny, lcm, models))
+        },
         note: "txt2img with cfg_type none alone; another number of steps is another graph. The seed -1 is drawn when the workflow \
                is loaded, and told in the log.",
         ..Class::held("StreamDiffusionConfig", config)
@@ -124,6 +129,18 @@ pub const CLASSES: &[Class] = &[
             OPT_ADVANCED,
         ],
         outputs: &[out(STREAM)],
+        needs_with: |widgets, linked, models| {
+            let name = text(widgets, "engine_config");
+            let (tiny, lcm) = (with_tiny(&name), with_lcm(&name));
+            match linked("model") {
+                Some(model) => parts(model.first(), tiny, lcm, models),
+                None => {
+                    let mut all = needed(weights_of(&name));
+                    all.extend(parts(all.first(), tiny, lcm, models));
+                    all
+                }
+            }
+        },
         note: "As StreamDiffusionConfig, with the model and the LCM-LoRA that the name says where no model is linked.",
         ..Class::held("StreamDiffusionPrebuiltConfig", prebuilt)
     },
@@ -182,6 +199,49 @@ fn checkpoint(name: &str) -> Need {
 
 fn needed(name: &str) -> Vec<Need> {
     if name == TINY { Vec::new() } else { vec![checkpoint(name)] }
+}
+
+/// Whether the name of engines asks for the LCM-LoRA.
+fn with_lcm(name: &str) -> bool {
+    !name.contains("--lcm_lora-False")
+}
+
+/// Whether the name of engines asks for the tiny autoencoder.
+fn with_tiny(name: &str) -> bool {
+    !name.contains("--tiny_vae-False")
+}
+
+/// What a stream with `model` needs beside it: the tiny autoencoder of its line unless its own is used, and the LCM-LoRA where that is merged. Nothing
+/// for the made-up model. The line is seen in the weights; while they are missing, in their name.
+fn parts(model: Option<&Need>, tiny: bool, lcm: bool, models: &Path) -> Vec<Need> {
+    let Some(model) = model else { return Vec::new() };
+    let path = model.find(models);
+    let seen = path.as_ref().and_then(|path| Repository::at(path).ok()?.family().ok());
+    let name = format!("{} {}", model.name, model.repository).to_lowercase();
+    let family = seen.unwrap_or(match name.as_str() {
+        name if name.contains("xl") => Family::Sdxl,
+        name if name.contains("turbo") || name.contains("-2-1") => Family::Sd2,
+        _ => Family::Sd1,
+    });
+    let published = |what, id: &str, files| Need {
+        what,
+        name: id.to_owned(),
+        repository: id.to_owned(),
+        files,
+        from: format!("`weir models pull {id}` fetches it"),
+    };
+    let (taesd, lora) = match family {
+        Family::Sdxl => ("madebyollin/taesdxl", Some("latent-consistency/lcm-lora-sdxl")),
+        Family::Sd2 => ("madebyollin/taesd", None),
+        Family::Sd1 => ("madebyollin/taesd", Some("latent-consistency/lcm-lora-sdv1-5")),
+    };
+    // Turbo models take none.
+    let fast = path.as_deref().map_or(name.contains("turbo"), turbo);
+    let inside = path.map(|path| path.join("taesd").join("config.json"));
+    let tiny = tiny.then(|| published("tiny autoencoder", taesd, inside.into_iter().collect()));
+    let lora =
+        lora.filter(|_| lcm && !(family == Family::Sdxl && fast)).map(|lora| published("LCM-LoRA", lora, Vec::new()));
+    tiny.into_iter().chain(lora).collect()
 }
 
 fn load(cx: &mut Cx<'_>, input: &str) -> Result<Vec<Value>, LowerError> {
@@ -260,12 +320,12 @@ fn prebuilt(cx: &mut Cx<'_>) -> Result<Vec<Value>, LowerError> {
         true => cx.held("model")?,
         false => open(cx, "engine_config", weights_of(&name))?,
     };
-    let lcm = !name.contains("--lcm_lora-False");
+    let lcm = with_lcm(&name);
     let mut stream = configured(cx, model, lcm, "engine_config")?;
     // What the node does not ask for, as StreamDiffusionConfig has it; with txt2img there is but one.
     let guidance = if stream.from_text { "none" } else { "self" };
     stream.params.fixed.insert("cfg_type".to_owned(), guidance.into());
-    stream.params.fixed.insert("use_tiny_vae".to_owned(), (!name.contains("--tiny_vae-False")).into());
+    stream.params.fixed.insert("use_tiny_vae".to_owned(), with_tiny(&name).into());
     stream.params.fixed.insert("seed".to_owned(), 2.into());
     Ok(vec![Value::held(stream)])
 }
