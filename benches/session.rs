@@ -52,8 +52,7 @@ struct Path {
     publisher: Publisher,
     segment: Option<SegmentWriter>,
     output: Reader,
-    _control: Control,
-    _runner: Runner,
+    _runner: Option<(Control, Runner)>,
     _lab: Lab,
     ledger: Arc<Ledger>,
     pattern: Pattern,
@@ -64,13 +63,14 @@ struct Path {
 }
 
 impl Path {
-    fn start(pipeline: &str, params: Value) -> Self {
+    /// Through a runner with `pipeline`, or through the trickle server alone without one.
+    fn start(pipeline: Option<&str>, params: Value) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let params = params.as_object().expect("an object").clone();
         let config = RunnerConfig {
             program: env!("CARGO_BIN_EXE_weir").into(),
-            pipeline: pipeline.into(),
+            pipeline: pipeline.unwrap_or("noop").into(),
             params,
             status: Duration::from_secs(5),
             load_wait: Duration::from_secs(30),
@@ -78,17 +78,21 @@ impl Path {
             flags: Vec::new(),
         };
         let ledger = Arc::new(Ledger::new());
-        let (lab, runner, control, output, publisher) = runtime.block_on(async {
+        let (lab, runner, output, publisher) = runtime.block_on(async {
             let lab = Lab::start().await.expect("a trickle server");
-            let runner = Runner::start(&config).await.unwrap_or_else(|error| panic!("{error}"));
             let channels = lab.open();
             let (client, url) = (lab.client(), |which| channels.url(which));
-            runner.order(&channels, &config.pipeline, &config.params).await.expect("a stream");
-            let control = Control::open(client, &url(Channel::Control)).await.expect("a channel");
+            let mut runner = None;
+            if pipeline.is_some() {
+                let started = Runner::start(&config).await.unwrap_or_else(|error| panic!("{error}"));
+                started.order(&channels, &config.pipeline, &config.params).await.expect("a stream");
+                runner = Some((Control::open(client, &url(Channel::Control)).await.expect("a channel"), started));
+            }
             let taps = Taps { ledger: Some((ledger.clone(), Side::Output)), ..Taps::default() };
-            let output = Reader::open(client, &url(Channel::Output), taps).expect("a channel");
+            let read = if pipeline.is_some() { Channel::Output } else { Channel::Input };
+            let output = Reader::open(client, &url(read), taps).expect("a channel");
             let publisher = Publisher::open(client, &url(Channel::Input), "video/mp2t", Begin::Zero).await;
-            (lab, runner, control, output, publisher.expect("a channel"))
+            (lab, runner, output, publisher.expect("a channel"))
         });
         let media = Config::default();
         let mut encoder = Output::new(OutputConfig { size: SIZE, fps_hint: FPS, media }).expect("an encoder");
@@ -97,7 +101,6 @@ impl Path {
             publisher,
             segment: None,
             output,
-            _control: control,
             _runner: runner,
             _lab: lab,
             ledger,
@@ -151,19 +154,25 @@ impl Path {
     }
 }
 
-fn frames(bencher: Bencher<'_, '_>, pipeline: &str, params: Value) {
+fn frames(bencher: Bencher<'_, '_>, pipeline: Option<&str>, params: Value) {
     let path = RefCell::new(Path::start(pipeline, params));
     bencher.with_inputs(|| path.borrow_mut().encode()).bench_local_values(|frame| path.borrow_mut().pass(frame));
 }
 
-/// A model of 20 ms: what is above 20 ms is our own.
+/// The same frames read back from the channel they went into, without a runner: what source, server and reader take.
+#[divan::bench(sample_count = 200, sample_size = 1)]
+fn floor(bencher: Bencher<'_, '_>) {
+    frames(bencher, None, json!({}));
+}
+
+/// A model of 20 ms: what is above 20 ms and the floor is our own.
 #[divan::bench(sample_count = 200, sample_size = 1)]
 fn model_of_20_ms(bencher: Bencher<'_, '_>) {
-    frames(bencher, "delay", json!({"frame_ms": 20, "load_ms": 0}));
+    frames(bencher, Some("delay"), json!({"frame_ms": 20, "load_ms": 0}));
 }
 
 /// No model at all.
 #[divan::bench(sample_count = 200, sample_size = 1)]
 fn model_of_none(bencher: Bencher<'_, '_>) {
-    frames(bencher, "noop", json!({}));
+    frames(bencher, Some("noop"), json!({}));
 }
