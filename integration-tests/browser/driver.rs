@@ -1,19 +1,23 @@
 //! A Chromium without a screen, driven by the WebDriver protocol (W3C), and the runner that it talks to.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// A time limit that no sound test reaches.
 pub const LONG: Duration = Duration::from_secs(60);
 
-/// A process that ends with this value.
+/// A process that ends with this value, and with it whatever it started in a group of its own.
 struct Ours(Child);
 
 impl Drop for Ours {
     fn drop(&mut self) {
+        let _ = nix::sys::signal::killpg(Pid::from_raw(self.0.id() as i32), Signal::SIGKILL);
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -79,8 +83,9 @@ pub struct Browser {
 impl Browser {
     /// Starts `chromedriver` and Chromium with a camera that shows a test picture.
     pub async fn start() -> Self {
-        let mut child =
-            Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).spawn().expect("chromedriver");
+        let mut command = Command::new("chromedriver");
+        command.arg("--port=0").stdout(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().expect("chromedriver");
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let driver = Ours(child);
         let port = |line: String| {

@@ -193,6 +193,7 @@ async fn an_offer_comes_back_transformed_and_the_page_turns_it() {
     let inverted = format!("{means} return a.every((each, at) => Math.abs(255 - each - b[at]) < 30) && {{ a, b }}");
     let seen = browser.until("the inverted camera", &inverted).await;
     println!("/app: source {}, result {}", seen["a"], seen["b"]);
+    browser.until("the figures", "return Number(document.getElementById('model').textContent) > 0").await;
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     if let Some(path) = std::env::var("WEIR_SCREENSHOT").ok().filter(|path| !path.is_empty()) {
         std::fs::write(&path, browser.screenshot().await).unwrap();

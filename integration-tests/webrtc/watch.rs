@@ -119,7 +119,8 @@ async fn a_stream_of_another_door_is_watched_beside_its_own_way() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_without_h264_gets_vp8() {
-    let runner = Runner::idle("invert", &[]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let runner = Runner::idle("invert", &[("record-path", &folder.path().display().to_string())]).await;
     // On one connection: the session itself codes VP8.
     let body = json!({"params": {"width": 384, "height": 384}, "stream": "room"});
     let clip = media::vp8(60);
@@ -129,6 +130,10 @@ async fn a_peer_without_h264_gets_vp8() {
     let numbers = caller.eyes.seen().numbers.len();
     assert_eq!(caller.eyes.seen().inverted, numbers);
     assert!(runner.get("/metrics").await.body.contains("encoder=\"libvpx\""));
+    // Such pictures go into a transport stream, and into no MP4.
+    let mp4 = runner.post("/recordings", &json!({"stream": "room", "format": "mp4"})).await;
+    assert_eq!((mp4.status, mp4.body.contains("VP8")), (409, true), "{mp4:?}");
+    assert_eq!(runner.post("/recordings", &json!({"stream": "room"})).await.status, 201);
     // Who has nothing but H.264 watches the same stream, coded once more.
     let (mut other, _) = viewer(&runner, "/whep/room", Codec::H264).await;
     let mut eyes = Eyes::new();

@@ -98,7 +98,7 @@ impl Recording {
             let into = match order.format {
                 RecordFormat::Ts => Target::Ts(file),
                 // The muxer opens the file again.
-                RecordFormat::Mp4 => Target::Mp4(Some(Recorder::fragmented(&part))),
+                RecordFormat::Mp4 => Target::Mp4(Some(Box::new(Recorder::fragmented(&part)))),
             };
             let end = write(into, &order, pieces, &stop, (&progress, &counters.bytes)).await;
             let end = match end {
@@ -158,7 +158,7 @@ fn part_of(file: &Path) -> PathBuf {
 enum Target {
     Ts(File),
     /// Out of its place while it works, on a thread for what blocks.
-    Mp4(Option<Recorder>),
+    Mp4(Option<Box<Recorder>>),
 }
 
 impl Target {

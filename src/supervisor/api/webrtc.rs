@@ -278,6 +278,48 @@ async fn publish(
     Ok(created(door, admitted))
 }
 
+/// How a peer that is let in is answered, for the description of the API.
+#[derive(utoipa::IntoResponses)]
+#[expect(dead_code, reason = "a description")]
+enum PeerAnswer {
+    /// The answer.
+    #[response(status = 201, content_type = "application/sdp", headers(
+        ("Location" = String, description = "The peer's resource, for PATCH and DELETE."),
+        ("ETag" = String, description = "Tag of the ICE session."),
+        ("Link" = String, description = "STUN and TURN servers, one a header, `rel=\"ice-server\"`."),
+        ("Accept-Patch" = String, description = "`application/trickle-ice-sdpfrag`."),
+        ("X-Weir-Stream" = String, description = "The name that others watch the stream by."),
+    ))]
+    Sdp(String),
+}
+
+/// How every offer may be refused.
+#[derive(utoipa::IntoResponses)]
+#[expect(dead_code, reason = "a description")]
+enum PeerRefused {
+    /// The offer or a parameter cannot be read.
+    #[response(status = 400)]
+    Unreadable(HTTPError),
+    /// The token is missing or wrong.
+    #[response(status = 401)]
+    Token(HTTPError),
+    /// Another machine, and neither a token nor `webrtc.open` is set.
+    #[response(status = 403)]
+    Elsewhere(HTTPError),
+    /// No codec in common, or nothing to do.
+    #[response(status = 406)]
+    Codec(HTTPError),
+    /// The body is too large.
+    #[response(status = 413)]
+    Large(HTTPError),
+    /// The type of the body is another one.
+    #[response(status = 415)]
+    Kind(HTTPError),
+    /// Every slot or place for a peer is taken.
+    #[response(status = 503)]
+    Full(HTTPError),
+}
+
 /// A peer sends (WHIP, RFC 9725): an offer in, an answer out, and a stream runs.
 #[utoipa::path(
     post, path = "/whip", operation_id = "whip",
@@ -285,21 +327,9 @@ async fn publish(
            ("figures" = Option<bool>, Query, description = "Whether the data channel `data` gets the figures of every interval.")),
     request_body(content = String, content_type = "application/sdp", description = "The offer."),
     responses(
-        (status = 201, description = "The answer.", body = String, content_type = "application/sdp", headers(
-            ("Location" = String, description = "The peer's resource, for PATCH and DELETE."),
-            ("ETag" = String, description = "Tag of the ICE session."),
-            ("Link" = String, description = "STUN and TURN servers, one a header, `rel=\"ice-server\"`."),
-            ("Accept-Patch" = String, description = "`application/trickle-ice-sdpfrag`."),
-            ("X-Weir-Stream" = String, description = "The name that others watch the stream by."),
-        )),
-        (status = 400, description = "The offer or a parameter cannot be read.", body = HTTPError),
-        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
-        (status = 403, description = "Another machine, and neither a token nor `webrtc.open` is set.", body = HTTPError),
-        (status = 406, description = "No codec in common, or nothing to do.", body = HTTPError),
+        PeerAnswer,
+        PeerRefused,
         (status = 409, description = "A stream of that name runs.", body = HTTPError),
-        (status = 413, description = "The body is too large.", body = HTTPError),
-        (status = 415, description = "The type of the body is another one.", body = HTTPError),
-        (status = 503, description = "Every slot or place for a peer is taken.", body = HTTPError),
     ),
     security(("HTTPBearer" = []))
 )]
@@ -321,21 +351,9 @@ pub(super) async fn whip(
            ("figures" = Option<bool>, Query, description = "Whether the data channel `data` gets the figures of every interval.")),
     request_body(content = String, content_type = "application/sdp", description = "The offer."),
     responses(
-        (status = 201, description = "The answer.", body = String, content_type = "application/sdp", headers(
-            ("Location" = String, description = "The peer's resource, for PATCH and DELETE."),
-            ("ETag" = String, description = "Tag of the ICE session."),
-            ("Link" = String, description = "STUN and TURN servers, one a header, `rel=\"ice-server\"`."),
-            ("Accept-Patch" = String, description = "`application/trickle-ice-sdpfrag`."),
-            ("X-Weir-Stream" = String, description = "The name that others watch the stream by."),
-        )),
-        (status = 400, description = "The offer or a parameter cannot be read.", body = HTTPError),
-        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
-        (status = 403, description = "Another machine, and neither a token nor `webrtc.open` is set.", body = HTTPError),
-        (status = 406, description = "No codec in common, or nothing to do.", body = HTTPError),
+        PeerAnswer,
+        PeerRefused,
         (status = 409, description = "A stream of that name runs.", body = HTTPError),
-        (status = 413, description = "The body is too large.", body = HTTPError),
-        (status = 415, description = "The type of the body is another one.", body = HTTPError),
-        (status = 503, description = "Every slot or place for a peer is taken.", body = HTTPError),
     ),
     security(("HTTPBearer" = []))
 )]
@@ -373,22 +391,10 @@ async fn watch(
     params(("figures" = Option<bool>, Query, description = "Whether the data channel `data` gets the figures of every interval.")),
     request_body(content = String, content_type = "application/sdp", description = "The offer."),
     responses(
-        (status = 201, description = "The answer.", body = String, content_type = "application/sdp", headers(
-            ("Location" = String, description = "The peer's resource, for PATCH and DELETE."),
-            ("ETag" = String, description = "Tag of the ICE session."),
-            ("Link" = String, description = "STUN and TURN servers, one a header, `rel=\"ice-server\"`."),
-            ("Accept-Patch" = String, description = "`application/trickle-ice-sdpfrag`."),
-            ("X-Weir-Stream" = String, description = "The name that others watch the stream by."),
-        )),
-        (status = 400, description = "The offer or a parameter cannot be read.", body = HTTPError),
-        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
-        (status = 403, description = "Another machine, and neither a token nor `webrtc.open` is set.", body = HTTPError),
-        (status = 406, description = "No codec in common, or nothing to do.", body = HTTPError),
+        PeerAnswer,
+        PeerRefused,
         (status = 404, description = "No such stream.", body = HTTPError),
         (status = 409, description = "Several streams run and none is named.", body = HTTPError),
-        (status = 413, description = "The body is too large.", body = HTTPError),
-        (status = 415, description = "The type of the body is another one.", body = HTTPError),
-        (status = 503, description = "Every slot or place for a peer is taken.", body = HTTPError),
     ),
     security(("HTTPBearer" = []))
 )]
@@ -410,22 +416,10 @@ pub(super) async fn whep(
            ("figures" = Option<bool>, Query, description = "Whether the data channel `data` gets the figures of every interval.")),
     request_body(content = String, content_type = "application/sdp", description = "The offer."),
     responses(
-        (status = 201, description = "The answer.", body = String, content_type = "application/sdp", headers(
-            ("Location" = String, description = "The peer's resource, for PATCH and DELETE."),
-            ("ETag" = String, description = "Tag of the ICE session."),
-            ("Link" = String, description = "STUN and TURN servers, one a header, `rel=\"ice-server\"`."),
-            ("Accept-Patch" = String, description = "`application/trickle-ice-sdpfrag`."),
-            ("X-Weir-Stream" = String, description = "The name that others watch the stream by."),
-        )),
-        (status = 400, description = "The offer or a parameter cannot be read.", body = HTTPError),
-        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
-        (status = 403, description = "Another machine, and neither a token nor `webrtc.open` is set.", body = HTTPError),
-        (status = 406, description = "No codec in common, or nothing to do.", body = HTTPError),
+        PeerAnswer,
+        PeerRefused,
         (status = 404, description = "No such stream.", body = HTTPError),
         (status = 409, description = "Several streams run and none is named.", body = HTTPError),
-        (status = 413, description = "The body is too large.", body = HTTPError),
-        (status = 415, description = "The type of the body is another one.", body = HTTPError),
-        (status = 503, description = "Every slot or place for a peer is taken.", body = HTTPError),
     ),
     security(("HTTPBearer" = []))
 )]
@@ -522,14 +516,8 @@ impl OfferBody {
             ("Location" = String, description = "The peer's resource, for PATCH and DELETE."),
             ("X-Weir-Stream" = String, description = "The name that others watch the stream by; empty for an echo."),
         )),
-        (status = 400, description = "The offer or a parameter cannot be read.", body = HTTPError),
-        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
-        (status = 403, description = "Another machine, and neither a token nor `webrtc.open` is set.", body = HTTPError),
-        (status = 406, description = "No codec in common, or nothing to do.", body = HTTPError),
+        PeerRefused,
         (status = 409, description = "A stream of that name runs.", body = HTTPError),
-        (status = 413, description = "The body is too large.", body = HTTPError),
-        (status = 415, description = "The type of the body is another one.", body = HTTPError),
-        (status = 503, description = "Every slot or place for a peer is taken.", body = HTTPError),
     ),
     security(("HTTPBearer" = []))
 )]

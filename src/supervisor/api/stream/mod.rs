@@ -147,6 +147,36 @@ fn state(hub: &Hub) -> Map<String, Value> {
     }
 }
 
+/// How an order to the stream of a header, or to the only one, is answered; for the description of the API.
+#[derive(utoipa::IntoResponses)]
+#[expect(dead_code, reason = "a description")]
+enum Ordered {
+    /// `status` is `success`.
+    #[response(status = 200)]
+    Done(StreamAnswer),
+    /// There is none.
+    #[response(status = 400)]
+    NoStream(StreamAnswer),
+    /// The token is missing or wrong.
+    #[response(status = 401)]
+    Token(HTTPError),
+}
+
+/// The same for a stream of a path.
+#[derive(utoipa::IntoResponses)]
+#[expect(dead_code, reason = "a description")]
+enum OrderedByName {
+    /// `status` is `success`.
+    #[response(status = 200)]
+    Done(StreamAnswer),
+    /// The token is missing or wrong.
+    #[response(status = 401)]
+    Token(HTTPError),
+    /// There is none of that name.
+    #[response(status = 404)]
+    NoStream(StreamAnswer),
+}
+
 /// Starts a stream, as an orchestrator asks a worker that registered itself.
 #[utoipa::path(
     post, path = "/stream/start", operation_id = "workerStreamStart",
@@ -218,9 +248,7 @@ pub(super) fn refusal(error: HubError) -> (StatusCode, String) {
 #[utoipa::path(
     post, path = "/stream/stop", operation_id = "workerStreamStop",
     responses(
-        (status = 200, description = "`status` is `success`.", body = StreamAnswer),
-        (status = 400, description = "There is none.", body = StreamAnswer),
-        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        Ordered,
     ),
     security(("HTTPBearer" = []))
 )]
@@ -233,9 +261,7 @@ pub(super) async fn stop(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Res
     post, path = "/stream/{id}/stop", operation_id = "streamStop",
     params(("id" = String, Path, description = "The stream's `gateway_request_id` or stream id.")),
     responses(
-        (status = 200, description = "`status` is `success`.", body = StreamAnswer),
-        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
-        (status = 404, description = "There is none of that name.", body = StreamAnswer),
+        OrderedByName,
     ),
     security(("HTTPBearer" = []))
 )]
@@ -271,9 +297,7 @@ fn done(message: &str, view: &View) -> Response {
     post, path = "/stream/params", operation_id = "workerStreamParams",
     request_body(content = StreamParams, description = "Parameters, or `params` alone with an object or its JSON text."),
     responses(
-        (status = 200, description = "`status` is `success`.", body = StreamAnswer),
-        (status = 400, description = "There is none.", body = StreamAnswer),
-        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
+        Ordered,
         (status = 500, description = "A parameter is wrong.", body = StreamAnswer),
     ),
     security(("HTTPBearer" = []))
@@ -288,9 +312,7 @@ pub(super) async fn update(State(hub): State<Arc<Hub>>, headers: HeaderMap, body
     params(("id" = String, Path, description = "The stream's `gateway_request_id` or stream id.")),
     request_body(content = StreamParams, description = "Parameters, or `params` alone with an object or its JSON text."),
     responses(
-        (status = 200, description = "`status` is `success`.", body = StreamAnswer),
-        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
-        (status = 404, description = "There is none of that name.", body = StreamAnswer),
+        OrderedByName,
         (status = 500, description = "A parameter is wrong.", body = StreamAnswer),
     ),
     security(("HTTPBearer" = []))
@@ -310,9 +332,7 @@ pub(super) async fn update_one(
     params(("id" = String, Path, description = "The stream's `gateway_request_id` or stream id.")),
     request_body(content = StreamParams, description = "Parameters, or `params` alone with an object or its JSON text."),
     responses(
-        (status = 200, description = "`status` is `success`.", body = StreamAnswer),
-        (status = 401, description = "The token is missing or wrong.", body = HTTPError),
-        (status = 404, description = "There is none of that name.", body = StreamAnswer),
+        OrderedByName,
         (status = 500, description = "A parameter is wrong.", body = StreamAnswer),
     ),
     security(("HTTPBearer" = []))
