@@ -226,11 +226,11 @@ async fn the_overlay_is_shown_by_hand_and_channels_may_be_missing() {
         (json!({"x": 2}), None, json!({"x": 2})),
     ] {
         is(&server.post("/stream/params", &body).await, 200, "success", "updated");
-        let last = fake.seen().into_iter().filter_map(|(_, message)| match message {
+        let mut updates = fake.seen().into_iter().filter_map(|(_, message)| match message {
             ToEngine::Update { params, show_loading, .. } => Some((show_loading, Value::Object(params))),
             _ => None,
         });
-        assert_eq!(last.last(), Some((wanted, params)), "{body}");
+        assert_eq!(updates.next_back(), Some((wanted, params)), "{body}");
     }
 }
 

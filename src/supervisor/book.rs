@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::accounts::{Accounts, stream};
 use super::admission::{Admission, Full, Limits, fits};
 use super::choice::ChoiceError;
+use super::rates::Rates;
 use super::voice::{Ear, Voice};
 use crate::health::{self, State, Status, Word};
 use crate::link::{Coding, FromEngine, Imaged, Outcome, Phase, Resume, SessionReport, StreamRequest, Tap, ToEngine};
@@ -80,6 +81,8 @@ struct Session {
     waiters: Vec<oneshot::Sender<()>>,
     /// What it says, for those who listen.
     voice: Voice,
+    /// Its frame rates of late.
+    rates: Rates,
 }
 
 /// A session as doors show it. URLs are credentials, so it has no `Debug`.
@@ -363,6 +366,17 @@ impl Book {
         self.sessions.get(&session).map(|session| session.request.coding)
     }
 
+    /// The frame rates of every session, by the name it was started under.
+    pub fn rates(&self) -> Vec<(String, Value)> {
+        let rates = |session: &Session| (session.request.gateway_request_id.clone(), session.rates.shown());
+        self.sessions.values().map(rates).collect()
+    }
+
+    /// Those of one session; `None` when there is none of that number.
+    pub fn rates_of(&self, session: u64) -> Option<Value> {
+        self.sessions.get(&session).map(|session| session.rates.shown())
+    }
+
     /// What a session says from now on, and its newest texts; `None` when there is none of that number.
     pub fn listen(&self, session: u64) -> Option<Ear> {
         self.sessions.get(&session).map(|session| session.voice.listen())
@@ -522,7 +536,7 @@ impl Book {
             // The engine ends after this; what follows is decided then.
             FromEngine::Phase(Phase::Failed { .. }) => {}
             FromEngine::Reply { id, outcome } => notes.extend(self.replied(id, outcome)),
-            FromEngine::Session(report) => self.reported(report),
+            FromEngine::Session(report) => self.reported(report, now),
             FromEngine::Published { session, video_pts, audio_pts } => {
                 if let Some(session) = self.sessions.get_mut(&session) {
                     session.video_pts = session.video_pts.max(video_pts);
@@ -672,11 +686,13 @@ impl Book {
         }
     }
 
-    fn reported(&mut self, report: SessionReport) {
+    fn reported(&mut self, report: SessionReport, now: Instant) {
         self.share_seen = report.model_share.or(self.share_seen);
         let Some(session) = self.sessions.get_mut(&report.session) else { return };
         session.params = Some(report.params.clone());
         session.control_seq = session.control_seq.max(report.control_seq);
+        let fps = report.status.pointer("/inference_status/fps").and_then(Value::as_f64);
+        session.rates.note(fps.unwrap_or(0.0), now);
         session.report = Some(report);
     }
 
@@ -738,6 +754,7 @@ impl Session {
             gpu_busy_us: None,
             waiters: Vec::new(),
             voice: Voice::new(),
+            rates: Rates::default(),
         }
     }
 }

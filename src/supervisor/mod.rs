@@ -37,6 +37,7 @@ mod hub;
 mod ledger;
 mod metrics;
 mod random;
+mod rates;
 mod reap;
 mod recordings;
 mod restarts;

@@ -17,6 +17,7 @@ mod app;
 mod auth;
 mod body;
 mod choice;
+mod comfy;
 mod error;
 mod image;
 mod local;
@@ -92,6 +93,7 @@ pub(super) fn router(hub: Arc<Hub>, door: Option<Arc<Door>>) -> Router {
     let api = both(api, "/recordings/{id}/stop", post(recordings::stop));
     let api = api.merge(stream::routes(&hub.config.stream_prefix));
     let api = api.merge(runner::routes());
+    let api = api.merge(comfy::routes());
     let api = both(api, "/image", post(image::image));
     let api = match door {
         Some(door) => api.merge(webrtc::routes(door)),
@@ -127,6 +129,7 @@ async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
         .or_else(stream)
         .or_else(|| webrtc::label(trimmed))
         .or_else(|| recordings::label(trimmed))
+        .or_else(|| comfy::label(trimmed))
         .unwrap_or("other");
     let peer = request.extensions().get::<Caller>().map(|caller| caller.0.ip().to_canonical());
     let response = match auth::guard(&hub, peer, request.method(), trimmed, request.headers()) {
@@ -189,7 +192,7 @@ mod tests {
     use Who::{Anybody, Near, Session, Token};
 
     /// Every route.
-    const WHO: [(&str, &str, Who); 48] = [
+    const WHO: [(&str, &str, Who); 51] = [
         ("GET", "/health", Anybody),
         ("GET", "/version", Anybody),
         ("GET", "/app-version", Anybody),
@@ -229,6 +232,9 @@ mod tests {
         ("POST", "/stream/{id}/update", Token),
         ("GET", "/stream/{id}/status", Token),
         ("GET", "/streams", Token),
+        ("POST", "/prompt", Token),
+        ("GET", "/streams/stats", Token),
+        ("GET", "/stream/{id}/stats", Token),
         ("POST", "/image", Token),
         ("GET", "/recordings", Token),
         ("GET", "/recordings/{id}", Token),
@@ -241,13 +247,16 @@ mod tests {
     ];
 
     /// Other names and methods of routes above.
-    const ALSO: [(&str, &str, &str); 7] = [
+    const ALSO: [(&str, &str, &str); 10] = [
         ("POST", "/api/pipeline", "/api/pipeline"),
         ("POST", "/recordings", "/recordings"),
         ("DELETE", "/recordings/{id}", "/recordings/{id}"),
         ("POST", "/whip/{stream}", "/whip"),
         ("POST", "/whep/{stream}", "/whep"),
         ("POST", "/live/offer", "/offer"),
+        ("POST", "/live/prompt", "/prompt"),
+        ("GET", "/live/streams/stats", "/streams/stats"),
+        ("GET", "/live/stream/{id}/stats", "/stream/{id}/stats"),
         ("DELETE", "/webrtc/{resource}", "/webrtc/{resource}"),
     ];
 

@@ -7,7 +7,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{choice, image, local, metering, read, recordings, runner, start, stream, webrtc, workflow};
+use super::{choice, comfy, image, local, metering, read, recordings, runner, start, stream, webrtc, workflow};
 use crate::supervisor::hub::Hub;
 
 #[derive(OpenApi)]
@@ -42,6 +42,9 @@ use crate::supervisor::hub::Hub;
         runner::update,
         runner::stop,
         runner::status,
+        comfy::prompt,
+        comfy::all,
+        comfy::one,
         workflow::check,
         workflow::plan,
         webrtc::whip,
@@ -78,7 +81,9 @@ impl Modify for Bearer {
 fn document(version: &str, prefix: &str) -> utoipa::openapi::OpenApi {
     let mut document = Doc::openapi();
     let paths = std::mem::take(&mut document.paths.paths).into_iter();
-    let whole = |path: String| match path == "/streams" || path.starts_with("/stream/") {
+    // Those of ComfyStream's own server stay.
+    let moves = |path: &str| path == "/streams" || path.starts_with("/stream/") && !path.ends_with("/stats");
+    let whole = |path: String| match moves(&path) {
         true => format!("{prefix}{path}"),
         false => path,
     };
@@ -140,6 +145,9 @@ mod tests {
             ("/recordings", "post"),
             ("/recordings/{id}", "delete"),
             ("/api/pipeline", "post"),
+            ("/prompt", "post"),
+            ("/streams/stats", "get"),
+            ("/stream/{id}/stats", "get"),
         ] {
             let operation = &document["paths"][path][method];
             let well = |(status, _): (&String, &Value)| status.starts_with('2');
@@ -161,6 +169,7 @@ mod tests {
         let moved: Value = serde_json::to_value(super::document("1.2.3", "/v1")).expect("json");
         let paths = &moved["paths"];
         assert!(paths["/v1/stream/{id}/update"].is_object() && paths["/v1/streams"].is_object());
+        assert!(paths["/stream/{id}/stats"].is_object() && paths["/streams/stats"].is_object());
         assert!(paths["/health"].is_object() && paths["/stream/start"].is_null());
         let required = &document["components"]["schemas"]["LiveVideoToVideoParams"]["required"];
         assert_eq!(*required, serde_json::json!(["subscribe_url", "publish_url"]));

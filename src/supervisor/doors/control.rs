@@ -91,7 +91,15 @@ async fn put(hub: &Hub, session: u64, params: Map<String, Value>) -> Result<(), 
     })
 }
 
-async fn update_prompts(hub: &Hub, session: Option<u64>, message: &Value) -> Result<(), String> {
+/// Puts the workflows of `message.prompts` in the place of those that run. Without a session nothing happens.
+///
+/// # Errors
+/// Why not, for people; the old ones stay.
+pub(in crate::supervisor) async fn update_prompts(
+    hub: &Hub,
+    session: Option<u64>,
+    message: &Value,
+) -> Result<(), String> {
     let Some(given) = message.get("prompts") else { return Err("Missing 'prompts' in control message".into()) };
     let Some(session) = session else { return Ok(()) };
     let mut params = params(hub, session);
@@ -136,7 +144,13 @@ async fn nodes(hub: &Hub, session: Option<u64>) -> Value {
     let params = params(hub, session);
     let prompts = prompts(&params);
     if !prompts.is_empty() {
-        return prompts.iter().enumerate().map(|(at, prompt)| (at.to_string(), workflow(prompt))).collect();
+        let mut all = Map::new();
+        for (at, prompt) in prompts.iter().enumerate() {
+            // With ranges and choices where the engine knows the classes.
+            let known = hub.examine(prompt.clone(), false).await.ok().and_then(|mut examined| widgets(&mut examined));
+            all.insert(at.to_string(), known.unwrap_or_else(|| workflow(prompt)));
+        }
+        return Value::Object(all);
     }
     let about = hub.describe().await.unwrap_or_default();
     let name = about.get("name").and_then(Value::as_str).unwrap_or("pipeline");
@@ -153,6 +167,17 @@ async fn nodes(hub: &Hub, session: Option<u64>) -> Value {
     };
     let inputs: Map<String, Value> = schema.iter().map(input).collect();
     json!({ "0": { name: { "class_type": name, "inputs": inputs } } })
+}
+
+/// What the engine knows of the inputs of the one workflow that was examined, without links to other nodes, which are no values that could be turned.
+fn widgets(examined: &mut Value) -> Option<Value> {
+    let Some(Value::Object(mut nodes)) = examined.pointer_mut("/nodes/0").map(Value::take) else { return None };
+    for node in nodes.values_mut() {
+        if let Some(inputs) = node.get_mut("inputs").and_then(Value::as_object_mut) {
+            inputs.retain(|_, input| input.get("widget").is_some_and(|widget| !widget.is_null()));
+        }
+    }
+    (!nodes.is_empty()).then_some(Value::Object(nodes))
 }
 
 fn of_schema(schema: &Value) -> &'static str {
@@ -201,6 +226,18 @@ fn of_value(value: &Value) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_engine_knows_is_shown_without_links() {
+        let seed = json!({"value": 7, "type": "INT", "widget": "number", "min": 0});
+        let mut examined = json!({"nodes": {"0": {"3": {"class_type": "K", "title": "", "inputs": {
+            "seed": seed, "model": {"value": ["1", 0], "type": "MODEL", "widget": null},
+        }}}}});
+        let shown = widgets(&mut examined);
+        assert_eq!(shown, Some(json!({"3": {"class_type": "K", "title": "", "inputs": {"seed": seed}}})));
+        assert_eq!(widgets(&mut json!({"nodes": null})), None);
+        assert_eq!(widgets(&mut json!({})), None);
+    }
 
     #[test]
     fn workflows_show_what_can_be_turned() {

@@ -1,7 +1,7 @@
 //! Ways of the network to this process that it opens itself.
 
 pub(super) mod byoc;
-mod control;
+pub(super) mod control;
 mod http;
 pub(super) mod runner;
 mod say;
