@@ -93,7 +93,7 @@ impl StreamDiffusion {
             params.insert("controlnets".to_owned(), there.into());
         }
         if let Some(adapter) = self.adapter {
-            left_out.push(format!("{adapter} of the preset is left out: a start request may ask for it"));
+            left_out.push(format!("{adapter} of the preset is left out: none is loaded before the first stream"));
         }
         (params, left_out)
     }
