@@ -16,7 +16,7 @@ const TILE: &str = "xinsir/controlnet-tile-sdxl-1.0";
 const GRID: usize = 24;
 
 /// A folder of models as an operator has it. SDXL, since its attention begins one level deeper: the cheapest of the three.
-fn models(root: &Path) {
+pub(super) fn models(root: &Path) {
     folders::model(&root.join("models--stabilityai--sdxl-turbo/snapshots/0a1b"), Line::Sdxl, false);
     folders::taesd(&root.join("models--madebyollin--taesdxl/snapshots/0a1b"));
     folders::controlnet(&root.join("models--xinsir--controlnet-depth-sdxl-1.0/snapshots/0a1b"), Line::Sdxl, 0);
@@ -202,6 +202,78 @@ async fn parameters_change_while_video_flows() {
     for (turn, Change { what, between: [first, last] }) in turns.iter().zip(&changes) {
         assert!((first..=last).contains(&turn), "{what}: at {turn}, not in {first}..={last}; {:?}", told());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_preset_starts_with_the_controlnets_that_are_there_and_names_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    models(folder.path());
+    // The depth model of the first is not there, the tile is, the canny is not.
+    let models = folder.path().to_str().unwrap();
+    let runner = Runner::idle("streamdiffusion-sdxl", &[("engine-models", models), ("inference-threads", "1")]).await;
+    let log = runner.log();
+    for left_out in [
+        "controlnet-depth-sdxl-1.0 of the preset is left out: ",
+        "controlnet-canny-sdxl-1.0 of the preset is left out: ",
+        "The IP-Adapter at 0.6 of the preset is left out",
+    ] {
+        assert_eq!(log.matches(left_out).count(), 1, "{left_out}\n{log}");
+    }
+    assert!(!log.contains("controlnet-tile-sdxl-1.0 of the preset"), "{log}");
+    // A stream with the preset is told the same.
+    let preset = json!({"model_id": MODEL, "prompt": "flowers", "t_index_list": [36], "controlnets": [
+        {"model_id": TILE, "conditioning_scale": 0.15, "preprocessor": "feedback"}]});
+    let orchestrator = Orchestrator::new().await;
+    let clip = Clip { size: "384x384", fps: 2, seconds: 8, audio: "", ..Clip::default() };
+    let mut stream = orchestrator.run(&runner, "streamdiffusion-sdxl", Some(preset)).await;
+    let feeding = stream.feed_behind(clip.segments(), seconds(2.0));
+    stream.online().await;
+    let notes = status(&runner).await["weir"]["notes"].to_string();
+    for left_out in ["controlnet-depth", "controlnet-canny", "IP-Adapter", "Freepik/nsfw_image_detector is not among"] {
+        assert!(notes.contains(left_out), "{notes}");
+    }
+    drop(feeding);
+    stream.close().await;
+    runner.no_panic();
+
+    let weir = |arguments: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_weir"))
+            .args(arguments)
+            .args(["--engine-models", models])
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    folders::depth(&folder.path().join("models--depth-anything--Depth-Anything-V2-Small-hf/snapshots/1f"));
+    folders::safety(folder.path());
+    // Kinds are told by what published models say of themselves.
+    for (place, key, kind) in [
+        ("models--madebyollin--taesdxl/snapshots/0a1b", "_class_name", "AutoencoderTiny"),
+        ("models--xinsir--controlnet-depth-sdxl-1.0/snapshots/0a1b", "_class_name", "ControlNetModel"),
+        (TILE, "_class_name", "ControlNetModel"),
+        ("models--depth-anything--Depth-Anything-V2-Small-hf/snapshots/1f", "model_type", "depth_anything"),
+    ] {
+        let path = folder.path().join(place).join("config.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        config[key] = kind.into();
+        std::fs::write(&path, config.to_string()).unwrap();
+    }
+    let (code, said) = weir(&["models", "check", "streamdiffusion-sdxl"]);
+    assert_eq!(code, Some(0), "{said}");
+    let line = |begin: &str| said.lines().find(|line| line.starts_with(begin)).unwrap_or_default().to_owned();
+    for there in ["stabilityai/sdxl-turbo", DEPTH, TILE, "depth-anything/", "Freepik/"] {
+        assert!(line(there).contains(": can run"), "{there}: {said}");
+    }
+    assert!(line("xinsir/controlnet-canny").contains("cannot be used: "), "{said}");
+    assert!(
+        said.contains("canny-sdxl-1.0 of the preset is left out") && !said.contains("depth-sdxl-1.0 of the preset")
+    );
+    let (code, said) = weir(&["models", "check", "streamdiffusion"]);
+    assert!(code == Some(1) && said.contains("streamdiffusion: It cannot be loaded."), "{said}");
+    let (code, said) = weir(&["models", "check", "noop"]);
+    assert!(code == Some(0) && said.contains("needs no models"), "{said}");
+    let (code, said) = weir(&["models", "check", "Freepik/nsfw_image_detector"]);
+    assert!(code == Some(0) && said.contains("safety checker") && said.contains("It can run."), "{said}");
 }
 
 #[test]

@@ -14,7 +14,8 @@ use super::record::{Kind, Percentiles, Place};
 pub struct Totals {
     /// Pictures found in the input, those that were dropped before they were decoded included.
     pub frames_in: u64,
-    /// Frames handed to the output, by what they show: `processed`, `similar`, `repeated`, `overlay`.
+    /// Frames handed to the output, by what they show: `processed`, `similar`, `withheld`, `repeated`,
+    /// `overlay`.
     pub frames_out: BTreeMap<String, u64>,
     /// Frames that were not handed to the output, by place.
     pub dropped: BTreeMap<String, u64>,
@@ -52,7 +53,8 @@ impl Totals {
         self.frames_out.values().sum()
     }
 
-    /// Frames that show the model's own answer to them, those that its similar-image filter passed by included.
+    /// Frames that show the model's own answer to them, those that its similar-image filter passed
+    /// by or its safety checker withheld included.
     pub fn processed(&self) -> u64 {
         let answers = Kind::ALL.into_iter().filter(|kind| kind.is_answer());
         answers.filter_map(|kind| self.frames_out.get(kind.label())).sum()

@@ -224,3 +224,48 @@ fn turned(net: &mut Net<'_>, [sine, cosine]: &[Tensor; 2], x: &Tensor) -> Result
     let x = net.g.cast(&x, class.dtype())?;
     Ok(net.g.concat(&[&class, &x], 2)?)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::graph::{External, GraphBuilder};
+    use crate::models::{Source, Stored};
+
+    /// Counts what is asked for.
+    #[derive(Default)]
+    struct Counter {
+        names: Vec<String>,
+        numbers: u64,
+    }
+
+    impl Source for Counter {
+        fn has(&self, name: &str) -> bool {
+            name.starts_with("timm_model.")
+        }
+
+        fn tensor(&mut self, name: &str, shape: &[u64], _: DType) -> Result<Stored, ModelError> {
+            let count: u64 = shape.iter().product();
+            self.names.push(name.to_owned());
+            self.numbers += count;
+            Ok(Stored::External(External { location: "none".to_owned(), offset: 0, length: 2 * count }))
+        }
+    }
+
+    #[test]
+    fn the_classifier_of_true_size_asks_for_the_tensors_that_timm_has() {
+        let config = EvaConfig::from_json(&json!({"architecture": KNOWN, "num_classes": 4})).unwrap();
+        assert_eq!((config.size, config.classes, config.normal), (448, 4, CLIP));
+        let (mut g, mut source) = (GraphBuilder::new("true size"), Counter::default());
+        let picture = g.input("picture", DType::F16, [1, 3, 448, 448]).unwrap();
+        build(&mut Net::new(&mut g, &mut source, DType::F16), &config, &picture).unwrap();
+        // len(state_dict()) and the numbers in it, of timm.create_model(KNOWN, num_classes=4) in timm 1.0.31.
+        assert_eq!((source.names.len(), source.numbers), (236, 86_351_620));
+        for name in
+            ["timm_model.blocks.11.mlp.norm.bias", "timm_model.blocks.0.attn.k_proj.weight", "timm_model.fc_norm.bias"]
+        {
+            assert!(source.names.iter().any(|known| known == name), "{name}");
+        }
+    }
+}

@@ -119,7 +119,7 @@ fn of_pipeline(
         };
         good &= said.is_ok() || !model.required;
         let need = if model.required { "needed" } else { "taken where it is there" };
-        let said = said.unwrap_or_else(|trouble| format!("not there: {trouble}"));
+        let said = said.unwrap_or_else(|trouble| format!("cannot be used: {trouble}"));
         super::print(&format!("{:<48} {} ({need}): {said}\n", model.id, model.what));
     }
     if pull.is_none() {

@@ -666,6 +666,18 @@ impl FrameProcessor for Through {
         if self.settings.live.safety.is_some() { vec![note.to_owned()] } else { Vec::new() }
     }
 
+    fn provider(&self) -> Option<Provider> {
+        self.graph.as_ref().map(|graph| graph.session.provider())
+    }
+
+    fn graph(&self) -> Option<Fingerprint> {
+        self.graph.as_ref().map(|graph| graph.session.graph())
+    }
+
+    fn gpu_time(&mut self) -> Option<Duration> {
+        self.graph.as_mut()?.session.gpu_time()
+    }
+
     fn reset(&mut self) {
         self.host.reset();
     }

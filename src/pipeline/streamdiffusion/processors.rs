@@ -218,8 +218,25 @@ impl Processor {
                 let threshold = given.whole("intensity_threshold", 8, 1, 50)? as f32;
                 filter(Filter::Lineart { sigma }, vec![threshold])
             }
-            _ => Err((NAME.to_owned(), format!("{name} is not built here; {} are", BUILT.join(", ")))),
+            _ => {
+                let instead = match nearest(name) {
+                    Some(nearest) => format!("{nearest} comes nearest; "),
+                    None => String::new(),
+                };
+                Err((NAME.to_owned(), format!("{name} is not built here; {instead}{} are", BUILT.join(", "))))
+            }
         }
+    }
+}
+
+/// What is built and does most nearly what `name` does.
+fn nearest(name: &str) -> Option<&'static str> {
+    match name {
+        "hed" => Some("soft_edge"),
+        "lineart" => Some("standard_lineart"),
+        "depth" => Some("depth_tensorrt"),
+        "realesrgan_trt" => Some("upscale"),
+        _ => None,
     }
 }
 
@@ -248,8 +265,11 @@ pub(super) const LISTS: [(&str, &str, &str); 4] = [
     ("latent_postprocessing", "Latents behind the model", "Feedback of the last latent into the predicted one."),
 ];
 
-/// The entries of the list `key` that are switched on, with their places.
-fn entries<'a>(key: &str, given: &'a Value) -> Result<Vec<(String, &'a Map<String, Value>)>, ParamError> {
+/// An entry of a list, with its place.
+type Entry<'a> = (String, &'a Map<String, Value>);
+
+/// The entries of the list `key` that are switched on.
+fn entries<'a>(key: &str, given: &'a Value) -> Result<Vec<Entry<'a>>, ParamError> {
     let object = match given {
         Value::Null => return Ok(Vec::new()),
         Value::Object(object) => object,
@@ -324,7 +344,7 @@ impl Lists {
             Ok(list)
         };
         let latents = |key: &str, given: &Value| {
-            let read = |(at, entry): (String, &Map<String, Value>)| {
+            let read = |(at, entry): Entry<'_>| {
                 if entry.get("type").and_then(Value::as_str) != Some("latent_feedback") {
                     return Err(refused(&format!("{at}.type"), "Input should be 'latent_feedback'"));
                 }

@@ -161,9 +161,18 @@ fn preprocessors_are_read_with_their_parameters_or_refused_by_name() {
         assert_eq!(taken.shape.controls, [(canny.to_owned(), read.made())]);
         assert_eq!(taken.live.preprocessors, [read], "{name}");
     }
-    for name in ["openpose", "pose_tensorrt", "hed", "lineart", "temporal_net_tensorrt", "mediapipe_pose"] {
+    for name in ["openpose", "pose_tensorrt", "temporal_net_tensorrt", "mediapipe_pose", "mediapipe_segmentation"] {
         let why =
             format!("{name} is not built here; passthrough, external, canny, soft_edge, depth_tensorrt, feedback");
+        refused(with(name, json!({})), "controlnets.0.preprocessor", &why);
+    }
+    for (name, nearest) in [
+        ("hed", "soft_edge"),
+        ("lineart", "standard_lineart"),
+        ("depth", "depth_tensorrt"),
+        ("realesrgan_trt", "upscale"),
+    ] {
+        let why = format!("{name} is not built here; {nearest} comes nearest; passthrough");
         refused(with(name, json!({})), "controlnets.0.preprocessor", &why);
     }
     refused(with("scribble", json!({})), "controlnets.0.preprocessor", "name of a preprocessor");
@@ -325,6 +334,26 @@ fn variants_load_their_presets() {
         assert_eq!((taken.shape.model.as_str(), taken.shape.steps), (model, steps), "{}", variant.name());
         let found = crate::pipeline::registry::find(variant.name()).expect("registered");
         assert_eq!(found.initial(), variant.initial());
+    }
+    // ControlNets whose models are not there are named, one by one.
+    let nowhere = std::path::Path::new("/nonexistent");
+    for (variant, count, adapter) in
+        [(StreamDiffusion::PLAIN, 6, false), (StreamDiffusion::SD15, 4, true), (StreamDiffusion::SDXL, 3, true)]
+    {
+        let (taken, left_out) = variant.preset(nowhere);
+        assert_eq!((taken, left_out.len()), (variant.initial(), count + usize::from(adapter)), "{left_out:?}");
+        let about = |name: &str| left_out.iter().find(|one| one.contains(name)).map(String::as_str).unwrap_or_default();
+        assert_eq!(about("IP-Adapter").is_empty(), !adapter);
+        if count == 6 {
+            assert!(about("openpose").contains("its preprocessor pose_tensorrt is not built here"), "{left_out:?}");
+            assert!(about("TemporalNet2").contains("its scale there is 0"), "{left_out:?}");
+            assert!(about("color").contains("/nonexistent"), "{left_out:?}");
+        }
+        let ids: Vec<&str> = variant.models().iter().map(|model| model.id).collect();
+        assert!(
+            ids.contains(&"Freepik/nsfw_image_detector") && !ids.iter().any(|id| id.contains("Temporal")),
+            "{ids:?}"
+        );
     }
     // A stream that names nothing gets the defaults of the class, whatever the variant.
     assert_eq!(StreamDiffusion::SDXL.check(&Params::new()), StreamDiffusion::PLAIN.check(&Params::new()));

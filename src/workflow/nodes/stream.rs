@@ -85,7 +85,7 @@ pub const CLASSES: &[Class] = &[
             words("engine_dir", "").ignored(),
         ],
         outputs: &[out(ADVANCED)],
-        note: "Only with the denoising batch, and without a safety checker: none is built.",
+        note: "Only with the denoising batch, and without a safety checker: workflows have none.",
         ..Class::held("StreamDiffusionAdvancedConfig", advanced)
     },
     Class {
@@ -287,7 +287,7 @@ fn advanced(cx: &mut Cx<'_>) -> Result<Vec<Value>, LowerError> {
         return Err(cx.refuse("use_denoising_batch", "steps one by one are not built", "switch it on"));
     }
     if cx.flag("use_safety_checker")? {
-        return Err(cx.refuse("use_safety_checker", "no safety checker is built", "switch it off"));
+        return Err(cx.refuse("use_safety_checker", "workflows have no safety checker", "switch it off"));
     }
     let mut params = Params::default();
     let similar = cx.flag("enable_similar_image_filter")?;
