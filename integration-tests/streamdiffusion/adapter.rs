@@ -5,14 +5,18 @@ use std::process::Command;
 
 use base64::Engine as _;
 use serde_json::{Value, json};
+use weir::frame::FramePool;
 use weir::graph::{DType, GraphBuilder, Model};
+use weir::inference::Config;
 use weir::models::ip_adapter::{self, AdapterConfig, Layers};
 use weir::models::synthetic::Synthetic;
 use weir::models::unet::{self, Added, Question, UnetConfig};
 use weir::models::vision::{self, DEVIATION, MEAN, VisionConfig};
 use weir::models::{Net, Source};
+use weir::pipeline::{Applied, LoadContext, NoFetch};
 
 use super::folders::{self, Line};
+use super::pipeline::{check, load, show};
 use super::{Golden, Graph, apart, close, config, folder, noise, picture, weights};
 
 const ROWS: u64 = 3;
@@ -150,6 +154,91 @@ fn unets_look_at_the_picture_as_strongly_as_they_are_told() {
 pub(super) fn style() -> String {
     let file = std::fs::read(folder().join("adapter-style.png")).expect("the picture");
     format!("data:image/png;base64,{}", base64::engine::general_purpose::STANDARD.encode(file))
+}
+
+/// As operators have it: a model of the line SD 1.x with a ControlNet, a depth model and an adapter.
+fn whole(root: &Path) {
+    folders::model(&root.join("Lykon/dreamshaper-8"), Line::Sd15, true);
+    folders::controlnet(&root.join("lllyasviel/control_v11p_sd15_canny"), Line::Sd15, 0);
+    folders::depth(&root.join("depth-anything/Depth-Anything-V2-Small-hf"));
+    folders::adapter(&root.join("h94/IP-Adapter"), Line::Sd15);
+}
+
+#[test]
+fn an_adapter_stands_beside_controlnets_and_at_zero_it_is_none() {
+    let place = tempfile::tempdir().expect("folder");
+    whole(place.path());
+    let with = |adapter: Value| {
+        check(json!({
+            "model_id": "Lykon/dreamshaper-8", "use_lcm_lora": false, "t_index_list": [15, 32], "cfg_type": "initialize",
+            "guidance_scale": 1.4, "ip_adapter": adapter, "ip_adapter_style_image_url": style(),
+            "controlnets": [{"model_id": "lllyasviel/control_v11p_sd15_canny", "preprocessor": "depth_tensorrt"}],
+        }))
+    };
+    let load = |adapter: Value| load(place.path(), &with(adapter)).unwrap_or_else(|error| panic!("{error}"));
+    let plain = show(&mut *load(json!({"enabled": false})), 0);
+    let mut stream = load(json!({"scale": 0.0}));
+    close("at 0", &show(&mut *stream, 0), &plain, 1.0);
+    // The graph keeps its adapter, whatever is asked of it.
+    assert_eq!(stream.apply(&with(json!({"scale": 1.0}))).expect("hot"), Applied::Now);
+    let strong = show(&mut *stream, 0);
+    apart("at 1", &strong, &plain, 5.0);
+    assert_eq!(stream.apply(&with(json!({"enabled": false}))).expect("hot"), Applied::Now);
+    close("switched off", &show(&mut *stream, 0), &plain, 1.0);
+    assert_eq!(stream.apply(&with(json!({"scale": 1.0}))).expect("hot"), Applied::Now);
+    close("and on", &show(&mut *stream, 0), &strong, 0.0);
+}
+
+#[test]
+fn a_new_style_is_made_beside_the_stream() {
+    let with = |picture: &str, adapter: Value| {
+        check(json!({
+            "model_id": "weir/tiny", "t_index_list": [20], "ip_adapter": adapter, "ip_adapter_style_image_url": picture,
+        }))
+    };
+    let other = {
+        let mut file = std::io::Cursor::new(Vec::new());
+        let picture = image::RgbImage::from_fn(60, 80, |x, y| image::Rgb([250, (x * 4) as u8, (y * 3) as u8]));
+        picture.write_to(&mut file, image::ImageFormat::Jpeg).expect("a file");
+        base64::engine::general_purpose::STANDARD.encode(file.into_inner())
+    };
+    let inference = Config { threads: 1, ..Config::default() };
+    let cx = LoadContext {
+        inference: &inference,
+        models: "/nowhere".into(),
+        model: None,
+        pool: FramePool::new(4),
+        progress: &|_| {},
+        fetch: &NoFetch,
+    };
+    let mut stream = load(Path::new("/nowhere"), &with("", json!({"enabled": false}))).expect("loads");
+    let plain = show(&mut *stream, 0);
+    // The first adapter is another graph.
+    let first = with(&style(), json!({}));
+    assert_eq!(stream.apply(&first).expect("judged"), Applied::NeedsReload);
+    assert!(stream.preparation(&first).is_none());
+    let mut stream = load(Path::new("/nowhere"), &first).expect("loads");
+    let styled = show(&mut *stream, 0);
+    apart("an adapter", &styled, &plain, 2.0);
+    // Another picture is but its tokens; until they are there the old ones stay.
+    let second = with(&other, json!({}));
+    assert_eq!(stream.apply(&second).expect("judged"), Applied::NeedsReload);
+    let work = stream.preparation(&second).expect("less than a graph");
+    close("meanwhile", &show(&mut *stream, 0), &styled, 0.0);
+    std::thread::scope(|scope| scope.spawn(|| work(&cx)).join().expect("no panic")).expect("made");
+    assert_eq!(stream.apply(&second).expect("hot"), Applied::Now);
+    apart("another picture", &show(&mut *stream, 0), &styled, 1.0);
+    // Both are kept.
+    assert_eq!(stream.apply(&first).expect("hot"), Applied::Now);
+    close("the first again", &show(&mut *stream, 0), &styled, 0.0);
+    // What is no picture, or is not to be had, is named.
+    for (picture, part) in [("http://host/x.png", "data URI"), ("AAAA", "Failed to decode image data")] {
+        let wrong = with(picture, json!({}));
+        assert_eq!(stream.apply(&wrong).expect("judged"), Applied::NeedsReload);
+        let said = stream.preparation(&wrong).expect("its tokens")(&cx).expect_err("no picture").to_string();
+        assert!(said.contains("ip_adapter_style_image_url") && said.contains(part), "{said}");
+    }
+    close("after all", &show(&mut *stream, 0), &styled, 0.0);
 }
 
 const SIZE: usize = 64;

@@ -281,3 +281,44 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn of_many_adapters_the_regular_ones_are_fetched_and_checked() {
+    let all: Vec<String> = [
+        "README.md",
+        "fig1.png",
+        "models/image_encoder/config.json",
+        "models/image_encoder/model.safetensors",
+        "models/image_encoder/pytorch_model.bin",
+        "models/ip-adapter-plus_sd15.safetensors",
+        "models/ip-adapter_sd15.bin",
+        "models/ip-adapter_sd15.safetensors",
+        "models/ip-adapter_sd15_light.safetensors",
+        "sdxl_models/image_encoder/config.json",
+        "sdxl_models/image_encoder/model.safetensors",
+        "sdxl_models/ip-adapter_sdxl.safetensors",
+        "sdxl_models/ip-adapter_sdxl_vit-h.safetensors",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let wanted = needed(&all, true);
+    assert_eq!(wanted.len(), 6);
+    assert!(wanted[..2].iter().all(|file| file.ends_with("config.json")));
+    assert!(wanted[2..].iter().all(|file| file.ends_with(".safetensors") && all.contains(file)), "{wanted:?}");
+    assert!(!wanted.iter().any(|file| file.contains("plus") || file.contains("light") || file.contains("vit-h")));
+
+    // Of the two lines the one that is there is checked, and what is wrong with it is told.
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("h94/IP-Adapter/models");
+    std::fs::create_dir_all(folder.join("image_encoder")).unwrap();
+    std::fs::write(folder.join("ip-adapter_sd15.bin"), b"pickle").unwrap();
+    let (text, good) = examine(place.path(), "h94/IP-Adapter", DType::F16).unwrap();
+    assert!(!good && text.contains("h94/IP-Adapter: IP-Adapter") && !text.contains("sdxl"), "{text}");
+    assert!(text.contains("ip-adapter_sd15.bin: a pickle") && text.contains("sd15 encoder"), "{text}");
+    let tensor = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &[0; 4]).unwrap();
+    let file = safetensors::serialize([("image_proj.latents", tensor)], None).unwrap();
+    std::fs::write(folder.join("ip-adapter_sd15.safetensors"), file).unwrap();
+    let (text, good) = examine(place.path(), "h94/IP-Adapter", DType::F16).unwrap();
+    assert!(!good && text.contains("of the kind plus"), "{text}");
+    assert!(list(place.path()).contains("h94/IP-Adapter"), "{}", list(place.path()));
+}

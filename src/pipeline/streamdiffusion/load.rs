@@ -73,15 +73,28 @@ fn precision(cx: &LoadContext<'_>, half: Option<bool>) -> DType {
     }
 }
 
-/// Makes the tokens of `picture` beside a stream.
+/// Makes the tokens of `picture`. The encoder runs once, so TensorRT, which takes minutes to build an engine, is not asked.
 pub(super) fn prepare(
     cx: &LoadContext<'_>,
     styles: &Styles,
     half: Option<bool>,
     picture: &Arc<str>,
 ) -> Result<(), PipelineError> {
-    let runtime = Runtime::load(cx.inference).map_err(failed)?;
-    styles.make(&Place::new(runtime, cx, precision(cx, half)), cx.fetch, picture)
+    let provider = match cx.inference.provider {
+        Provider::Tensorrt => Provider::Cuda,
+        other => other,
+    };
+    let inference = crate::inference::Config { provider, ..cx.inference.clone() };
+    let once = LoadContext {
+        inference: &inference,
+        models: cx.models.clone(),
+        model: cx.model.clone(),
+        pool: cx.pool.clone(),
+        progress: cx.progress,
+        fetch: cx.fetch,
+    };
+    let runtime = Runtime::load(&inference).map_err(failed)?;
+    styles.make(&Place::new(runtime, &once, precision(cx, half)), cx.fetch, picture)
 }
 
 fn stream_config(
@@ -168,7 +181,7 @@ fn real(cx: &LoadContext<'_>, place: &Place<'_>, settings: &Settings) -> Result<
     }
     // The picture encoder is gone before the graph is built.
     let adapter = match shape.adapter {
-        true => Some(adapter(cx, place, settings)?),
+        true => Some(adapter(cx, settings)?),
         false => None,
     };
     (cx.progress)("loading the text encoder");
@@ -204,7 +217,7 @@ fn real(cx: &LoadContext<'_>, place: &Place<'_>, settings: &Settings) -> Result<
 }
 
 /// The IP-Adapter of the family, with the tokens of its picture made.
-fn adapter(cx: &LoadContext<'_>, place: &Place<'_>, settings: &Settings) -> Result<(Styles, Weights), PipelineError> {
+fn adapter(cx: &LoadContext<'_>, settings: &Settings) -> Result<(Styles, Weights), PipelineError> {
     let family = settings.shape.family;
     let found = Repository::find(&cx.models, REPOSITORY)
         .map_err(|error| failed(format!("{error}; `weir models pull {REPOSITORY}` fetches it")))?;
@@ -213,7 +226,7 @@ fn adapter(cx: &LoadContext<'_>, place: &Place<'_>, settings: &Settings) -> Resu
     let config = AdapterConfig::of(&weights).map_err(failed)?;
     let styles = Styles::of(files, family, config);
     if let Some(adapter) = &settings.live.adapter {
-        styles.make(place, cx.fetch, &adapter.picture)?;
+        prepare(cx, &styles, settings.shape.half, &adapter.picture)?;
     }
     Ok((styles, weights))
 }
@@ -307,7 +320,7 @@ fn lora_file(root: &Path) -> PathBuf {
 fn made_up(cx: &LoadContext<'_>, place: &Place<'_>, settings: &Settings) -> Result<Parts, PipelineError> {
     let styles = settings.shape.adapter.then(Styles::made_up).map(Arc::new);
     if let (Some(styles), Some(adapter)) = (&styles, &settings.live.adapter) {
-        styles.make(place, cx.fetch, &adapter.picture)?;
+        prepare(cx, styles, settings.shape.half, &adapter.picture)?;
     }
     (cx.progress)("building the graph of a small model with made-up weights");
     let (config, model) = tiny_stream(&settings.shape, place.precision).map_err(failed)?;

@@ -72,7 +72,7 @@ impl Styles {
         if self.get(picture).is_some() {
             return Ok(());
         }
-        place.say("fetching the style picture");
+        place.say("reading the style picture");
         let Some(bytes) = bytes(picture, fetch).map_err(wrong)? else { return Ok(()) };
         let pixels = decode(&bytes).map_err(wrong)?;
         let tokens = self.encode(place, &pixels)?;
