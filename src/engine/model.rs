@@ -73,7 +73,7 @@ impl Model {
             let began = Instant::now();
             let progress = |line: &str| say(Said::Loading(line.to_owned()));
             let fetcher = Fetcher::new(&config);
-            let loaded = load(pipeline, &config, &pool, &params, (&progress, &Ahead(&fetcher)));
+            let loaded = pipeline.load(&context(&config, &pool, &progress, &Ahead(&fetcher)), &params);
             drop(ours);
             match loaded {
                 Ok(processor) => {
@@ -111,16 +111,6 @@ impl Drop for Model {
     }
 }
 
-fn load(
-    pipeline: &dyn Pipeline,
-    config: &Config,
-    pool: &FramePool,
-    params: &Checked,
-    (progress, fetch): (&(dyn Fn(&str) + Send + Sync), &dyn Fetch),
-) -> Result<Box<dyn FrameProcessor>, PipelineError> {
-    pipeline.load(&context(config, pool, progress, fetch), params)
-}
-
 fn context<'a>(
     config: &'a Config,
     pool: &FramePool,
@@ -140,9 +130,10 @@ fn load_for(
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Loaded {
     let fetcher = Fetcher::new(config);
+    let cx = context(config, pool, progress, &fetcher);
     match work {
-        Some(work) => work(&context(config, pool, progress, &fetcher)).map(|()| None),
-        None => load(pipeline, config, pool, params, (progress, &fetcher)).map(Some),
+        Some(work) => work(&cx).map(|()| None),
+        None => pipeline.load(&cx, params).map(Some),
     }
 }
 
