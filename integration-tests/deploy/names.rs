@@ -28,7 +28,16 @@ fn words<'a>(text: &'a str, start: &str) -> Vec<&'a str> {
 #[test]
 fn every_variable_in_files_of_deployment_is_a_setting() {
     // Variables of tests and scripts, not of the program.
-    let others = ["WEIR_IMAGE", "WEIR_CONFIG", "WEIR_SCREENSHOT", "WEIR_PYTRICKLE", "WEIR_GPU_CHECK", "WEIR_HELM"];
+    let others = [
+        "WEIR_IMAGE",
+        "WEIR_CONFIG",
+        "WEIR_SCREENSHOT",
+        "WEIR_PYTRICKLE",
+        "WEIR_GPU_CHECK",
+        "WEIR_HELM",
+        "WEIR_AXE",
+        "WEIR_CAMERA",
+    ];
     let known: BTreeSet<String> = weir::config::SETTINGS.iter().map(|setting| setting.variable()).collect();
     let mut paths = Vec::new();
     for folder in ["docker", "ansible", "scripts", "config/go-livepeer"] {

@@ -290,7 +290,11 @@ impl Worker {
         self.params = Fingerprint::parse(&current.hash);
         shared.meter.set_graph(self.processor.graph());
         let mut notes = self.processor.notes();
-        if *current.given == self.config.initial_params {
+        // Whoever asks for other parameters has not asked for what the preset lacks.
+        let own = || {
+            shared.pipeline.check(&self.config.initial_params).is_ok_and(|own| own.values == current.checked().values)
+        };
+        if !self.config.left_out.is_empty() && own() {
             notes.extend_from_slice(&self.config.left_out);
         }
         shared.note(notes);
