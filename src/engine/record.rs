@@ -1,6 +1,6 @@
 //! Recordings: the encoded output of a session in a file, as it is or with the same pictures and sound as MP4.
 //!
-//! They are fed as watchers are ([`super::tap::Tee`]), so nothing waits for a disk. A file begins with a segment, so with
+//! They are fed as watchers are (a `Tee`), so nothing waits for a disk. A file begins with a segment, so with
 //! tables and a key picture, and can be played up to wherever it was cut off.
 
 use std::path::{Path, PathBuf};

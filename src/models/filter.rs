@@ -17,7 +17,7 @@ pub enum Filter {
         /// The Gaussian's standard deviation in pixels.
         sigma: f32,
     },
-    /// See [`sharpen`]. Its numbers: strength of the unsharp mask, of the edges, of the details, share of noise reduction.
+    /// See `sharpen`. Its numbers: strength of the unsharp mask, of the edges, of the details, share of noise reduction.
     Sharpen {
         /// Standard deviation of the unsharp mask's Gaussian in pixels.
         radius: f32,
@@ -31,7 +31,7 @@ pub enum Filter {
         /// How.
         how: Interpolation,
     },
-    /// See [`lineart`]. Its number: the least darkness of a line, 0 to 255.
+    /// See `lineart`. Its number: the least darkness of a line, 0 to 255.
     Lineart {
         /// What its kernel's width is made of.
         sigma: f32,
