@@ -203,7 +203,7 @@ async fn in_force(runner: &Runner, params: &Value) {
         if &status["inference_status"]["last_params"] == params {
             return;
         }
-        assert!(began.elapsed() < Duration::from_secs(5), "{params} not in {status:#}\n{}", runner.log());
+        assert!(began.elapsed() < LONG, "{params} not in {status:#}\n{}", runner.log());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -152,8 +152,12 @@ mod tests {
     #[test]
     fn a_child_is_found_and_measured() {
         let mut child = Command::new("sleep").arg("30").stdout(Stdio::null()).spawn().unwrap();
-        let found = children_with(std::process::id(), "30").unwrap();
-        assert!(found.contains(&child.id()), "{found:?}");
+        // A process has its words a moment after it has its number.
+        let began = std::time::Instant::now();
+        while !children_with(std::process::id(), "30").unwrap().contains(&child.id()) {
+            assert!(began.elapsed() < Duration::from_secs(30), "the child is not found");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let mut meter = Meter::new(child.id());
         let look = meter.look().unwrap();
         assert_eq!(look.processes, 1);
