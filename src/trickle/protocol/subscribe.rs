@@ -171,13 +171,13 @@ impl Subscribing {
         self.worked = true;
         self.misses += 1;
         let target = match (answer.latest, self.position) {
-            (Some(latest), Position::Seq(asked)) if self.keep_newest && self.misses == 1 && asked + 1 < latest => {
-                Position::Seq(latest - 1)
-            }
+            (Some(latest), Position::Seq(asked)) if self.keep_newest && asked + 1 < latest => Position::Seq(latest - 1),
             (latest, _) => latest.map_or(Position::Next, Position::Seq),
         };
-        // The first miss is a reader that fell behind; it jumps at once. What misses again is a fault.
-        if self.misses > 1 || target == self.position {
+        // The first miss is a reader that fell behind; it jumps at once. What misses again is a fault, unless the newest is
+        // wanted: in a burst of documents that may be gone, too, before it is asked for.
+        let jumps = if self.keep_newest { SLOTS as u32 } else { 1 };
+        if self.misses > jumps || target == self.position {
             return self.failed(target);
         }
         self.position = target;
@@ -264,9 +264,22 @@ mod tests {
         // The newest itself is gone: what comes next is all there is.
         let mut s = at(Position::Seq(1)).keeping_newest();
         s.on(answer(470, Some(1), Some(9)));
-        assert_eq!(s.on(answer(470, Some(8), Some(9))), later(Position::Seq(9)));
+        assert_eq!(s.on(answer(470, Some(8), Some(9))), Step::Get(now(Position::Seq(9))));
         let mut s = at(Position::Seq(8)).keeping_newest();
         assert_eq!(s.on(answer(470, Some(8), Some(9))), Step::Get(now(Position::Seq(9))));
+    }
+
+    #[test]
+    fn a_burst_that_outruns_the_reader_again_and_again_still_leaves_it_the_newest() {
+        let mut s = at(Position::Seq(1)).keeping_newest();
+        for round in 1..=SLOTS {
+            let latest = 10 * round;
+            assert_eq!(s.on(answer(470, None, Some(latest))), Step::Get(now(Position::Seq(latest - 1))));
+        }
+        // It takes a breath then, and still asks for the newest.
+        assert_eq!(s.on(answer(470, None, Some(90))), later(Position::Seq(89)));
+        let Step::Deliver { seq, .. } = s.on(answer(200, Some(89), None)) else { panic!() };
+        assert_eq!(seq, 89);
     }
 
     #[test]
