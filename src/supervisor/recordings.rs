@@ -4,6 +4,7 @@
 //! milliseconds and the session's, and a file's name is made of those numbers and its format: no text of a request is ever
 //! part of one.
 
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -256,7 +257,7 @@ async fn one(hub: &Hub, name: Name) -> Result<Recorded, RecordingError> {
 }
 
 /// Where a recording that is not written any more lies.
-async fn path(hub: &Hub, name: Name) -> Result<(PathBuf, RecordFormat), RecordingError> {
+async fn path(hub: &Hub, name: Name) -> Result<(PathBuf, RecordFormat, Stage), RecordingError> {
     let found = one(hub, name).await?;
     let folder = folder(&hub.config.record)?;
     let path = match found.state {
@@ -264,10 +265,34 @@ async fn path(hub: &Hub, name: Name) -> Result<(PathBuf, RecordFormat), Recordin
         Stage::Whole => name.file(folder, found.format),
         Stage::CutOff => name.part(folder, found.format),
     };
-    Ok((path, found.format))
+    Ok((path, found.format, found.state))
 }
 
-/// The file of a recording that is not written any more, what it is, and its length in bytes.
+/// Bytes of a fragmented MP4 that was cut off somewhere up to which players read it: they take pictures of which a part is
+/// missing (`mdat`), and refuse a file in which a table is (ISO/IEC 14496-12, boxes).
+fn playable(mut file: impl Read + Seek) -> std::io::Result<u64> {
+    let length = file.seek(SeekFrom::End(0))?;
+    let mut at = 0;
+    while at + 8 <= length {
+        let mut head = [0; 16];
+        let there = (length - at).min(16) as usize;
+        file.seek(SeekFrom::Start(at))?;
+        file.read_exact(&mut head[..there])?;
+        let [a, b, c, d, k0, k1, k2, k3, long @ ..] = head;
+        let size = match u32::from_be_bytes([a, b, c, d]) {
+            1 if there == 16 => u64::from_be_bytes(long),
+            size => u64::from(size),
+        };
+        let end = at.saturating_add(size);
+        if size < 8 || (end > length && [k0, k1, k2, k3] != *b"mdat") {
+            break;
+        }
+        at = end.min(length);
+    }
+    Ok(at)
+}
+
+/// The file of a recording that is not written any more, what it is, and its bytes up to which it can be played.
 ///
 /// # Errors
 /// [`RecordingError`].
@@ -275,10 +300,20 @@ pub(in crate::supervisor) async fn open(
     hub: &Hub,
     name: Name,
 ) -> Result<(tokio::fs::File, RecordFormat, u64), RecordingError> {
-    let (path, format) = path(hub, name).await?;
+    let (path, format, stage) = path(hub, name).await?;
     let file = tokio::fs::File::open(path).await.map_err(folder_error)?;
-    let bytes = file.metadata().await.map_err(folder_error)?.len();
-    Ok((file, format, bytes))
+    if (format, stage) != (RecordFormat::Mp4, Stage::CutOff) {
+        let bytes = file.metadata().await.map_err(folder_error)?.len();
+        return Ok((file, format, bytes));
+    }
+    let file = file.into_std().await;
+    let looked = tokio::task::spawn_blocking(move || {
+        let bytes = playable(&file)?;
+        (&file).seek(SeekFrom::Start(0))?;
+        Ok((file, bytes))
+    });
+    let (file, bytes) = looked.await.map_err(std::io::Error::from).flatten().map_err(folder_error)?;
+    Ok((tokio::fs::File::from_std(file), format, bytes))
 }
 
 /// Deletes a recording that is not written any more.
@@ -286,12 +321,14 @@ pub(in crate::supervisor) async fn open(
 /// # Errors
 /// [`RecordingError`].
 pub(in crate::supervisor) async fn delete(hub: &Hub, name: Name) -> Result<(), RecordingError> {
-    let (path, _) = path(hub, name).await?;
+    let (path, ..) = path(hub, name).await?;
     tokio::fs::remove_file(path).await.map_err(folder_error)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -315,6 +352,38 @@ mod tests {
                 let path = name.file(Path::new("/r"), RecordFormat::Mp4);
                 prop_assert!(path.parent() == Some(Path::new("/r")));
             }
+        }
+    }
+
+    fn a_box(kind: &[u8; 4], body: usize) -> Vec<u8> {
+        [&(8 + body as u32).to_be_bytes()[..], kind, &vec![7; body]].concat()
+    }
+
+    #[test]
+    fn what_is_cut_off_ends_before_a_table_that_is_not_whole() {
+        let boxes =
+            [a_box(b"ftyp", 20), a_box(b"moov", 90), a_box(b"moof", 60), a_box(b"mdat", 200), a_box(b"moof", 60)];
+        let file = boxes.concat();
+        let starts: Vec<usize> = boxes.iter().scan(0, |at, one| Some(std::mem::replace(at, *at + one.len()))).collect();
+        let pictures = starts[3]..starts[4];
+        for cut in 0..=file.len() {
+            let whole = starts.iter().copied().chain([file.len()]).filter(|&at| at <= cut).max().unwrap_or(0);
+            let wanted = if pictures.contains(&cut) && cut >= starts[3] + 8 { cut } else { whole };
+            assert_eq!(playable(Cursor::new(&file[..cut])).expect("read"), wanted as u64, "{cut}");
+        }
+        // A size of its own eight bytes, and sizes that no box has.
+        let long = [&1u32.to_be_bytes()[..], b"mdat", &24u64.to_be_bytes(), &[7; 8]].concat();
+        assert_eq!(playable(Cursor::new(&long)).expect("read"), 24);
+        for size in [0u32, 1, 7] {
+            let odd = [&file[..28], &size.to_be_bytes(), b"moof"].concat();
+            assert_eq!(playable(Cursor::new(&odd)).expect("read"), 28, "{size}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_file_is_longer_than_it_is(file in prop::collection::vec(prop_oneof![Just(0u8), Just(1), any::<u8>()], 0..200)) {
+            prop_assert!(playable(Cursor::new(&file)).expect("read") <= file.len() as u64);
         }
     }
 

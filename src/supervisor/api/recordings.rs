@@ -8,6 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
 use super::error::{ApiError, HTTPError};
@@ -143,7 +144,7 @@ pub(super) async fn get(
         (header::CONTENT_DISPOSITION, format!("attachment; filename=\"weir-{name}.{}\"", format.ending())),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
-    Ok((headers, Body::from_stream(ReaderStream::new(file))).into_response())
+    Ok((headers, Body::from_stream(ReaderStream::new(file.take(bytes)))).into_response())
 }
 
 /// Deletes a recording.
