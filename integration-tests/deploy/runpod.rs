@@ -102,6 +102,9 @@ async fn a_template_and_a_pod_are_made_and_nothing_is_left_of_what_fails() {
     assert!(api.asked().is_empty(), "nothing was sent: {:?}", api.asked());
     let output = create(&api, None, &with(&["--dry-run", "--pod", "NVIDIA L4"])).await;
     assert!(output.status.success() && api.asked().is_empty(), "{}", said(&output));
+    assert!(said(&output).contains("\"12.0\""), "{}", said(&output));
+    let output = create(&api, None, &with(&["--dry-run", "--pod", "NVIDIA L4", "--cuda", "13"])).await;
+    assert!(said(&output).contains("\"13.0\"") && !said(&output).contains("\"12."), "{}", said(&output));
 
     // No GPU is free: the template that was made for the pod goes too.
     account.no_gpu.store(true, Ordering::Relaxed);

@@ -4,6 +4,7 @@
 //! itself looks at less, so each combination gets a folder of its own, named by a hash of its [`Key`] and with the key
 //! written beside the engine. A folder without that note is of a build that did not end, and is removed.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::ffi::{cuda, tensorrt_version};
-use super::{Graph, InferenceError, Load, Provider, Runtime, device};
+use super::{Config, Graph, InferenceError, Load, Provider, Runtime, device};
 use crate::frame::Fingerprint;
 
 /// The note beside an engine.
@@ -226,6 +227,22 @@ fn note(folder: &Path) -> Option<Note> {
     serde_json::from_slice(&fs::read(folder.join(NOTE)).ok()?).ok()
 }
 
+/// Where engines are kept: where the configuration says, or below the models.
+pub fn engine_folder(config: &Config, models: &Path) -> PathBuf {
+    config.engine_cache.clone().unwrap_or_else(|| models.join("weir--engines"))
+}
+
+/// How many engines are kept, and their bytes, by the name of the GPU that they are for.
+pub fn engines_kept(root: &Path) -> BTreeMap<String, (usize, u64)> {
+    let mut kept = BTreeMap::new();
+    for note in folders(root).filter_map(|folder| note(&folder)) {
+        let (engines, bytes): &mut (usize, u64) = kept.entry(note.key.gpu).or_default();
+        *engines += 1;
+        *bytes += note.files.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    }
+    kept
+}
+
 fn folders(root: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(root).into_iter().flatten();
     entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.join(NOTE).is_file())
@@ -425,7 +442,6 @@ fn ticking<R>(load: &Load<'_>, what: &str, work: impl FnOnce() -> R) -> R {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::inference::Config;
     use std::sync::Mutex;
 
     fn key() -> Key {
@@ -486,6 +502,15 @@ mod tests {
         }
         let (_, built) = load(root.path(), key(), 1000);
         assert!(!built, "the first one is still there");
+        let kept = engines_kept(root.path());
+        assert_eq!(kept.keys().collect::<Vec<_>>(), ["L4", "RTX 4090"]);
+        assert_eq!(kept["L4"], (1, 10));
+        fs::remove_file(Engines::open(root.path(), key()).unwrap().folder().join(NOTE)).unwrap();
+        assert_eq!(
+            engines_kept(root.path())["RTX 4090"].0,
+            kept["RTX 4090"].0 - 1,
+            "one that is not whole does not count"
+        );
     }
 
     #[test]

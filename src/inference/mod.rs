@@ -33,7 +33,7 @@ mod session;
 pub use budget::Needs;
 pub use config::*;
 pub use device::{Gpu, gpu};
-pub use engines::together;
+pub use engines::{engine_folder, engines_kept, together};
 pub use library::{Runtime, probe};
 pub use ports::{Element, Feed, Fetch, Input, Output, Port};
 pub use session::{Graph, Load, Session};

@@ -156,7 +156,7 @@ pub struct LoadContext<'a> {
 impl LoadContext<'_> {
     /// Where TensorRT's engines are kept: where the configuration says, or below the models.
     pub fn engines(&self) -> PathBuf {
-        self.inference.engine_cache.clone().unwrap_or_else(|| self.models.join("weir--engines"))
+        crate::inference::engine_folder(self.inference, &self.models)
     }
 }
 

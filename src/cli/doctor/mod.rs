@@ -132,6 +132,30 @@ mod tests {
     }
 
     #[test]
+    fn engines_are_counted_where_they_are_kept() {
+        let models = tempfile::tempdir().expect("a folder");
+        let mut config = Config::default();
+        config.engine.models = models.path().into();
+        let engines = |config: &Config| {
+            let findings = work::look(config);
+            findings.into_iter().find(|finding| finding.name == "engines").expect("engines").line()
+        };
+        assert!(engines(&config).starts_with("-        engines      only the tensorrt"), "{}", engines(&config));
+        config.engine.inference.provider = crate::inference::Provider::Tensorrt;
+        assert!(engines(&config).starts_with("-        engines      none in"), "{}", engines(&config));
+        let folder = models.path().join("weir--engines/stream-0");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let note = r#"{"key": {"name": "stream", "graph": "aa", "precision": "fp16", "frames": true, "tensorrt": 100600,
+            "onnxruntime": "1.26.0", "capability": "8.9", "gpu": "NVIDIA L4"}, "files": [["a", 3221225472]], "built_s": 9}"#;
+        std::fs::write(folder.join("engine.json"), note).expect("a note");
+        assert!(
+            engines(&config).starts_with("ok       engines      1 for NVIDIA L4, 3.0 GiB in"),
+            "{}",
+            engines(&config)
+        );
+    }
+
+    #[test]
     fn what_a_pipeline_that_is_not_built_in_needs_is_said() {
         let mut config = Config::default();
         config.supervisor.model_id = "nothing".into();

@@ -3,6 +3,7 @@
 use super::Finding;
 use crate::config::Config;
 use crate::frame::{FramePool, PixelFormat, Size};
+use crate::inference::{Provider, engine_folder, engines_kept};
 use crate::media::{Input, InputConfig, Output, OutputConfig};
 use crate::models::weights::Repository;
 use crate::pipeline::registry;
@@ -15,6 +16,7 @@ const MADE_UP: &str = "weir/";
 pub(super) fn look(config: &Config) -> Vec<Finding> {
     let mut findings = vec![decoder(config), encoder(config)];
     findings.extend(pipeline(config));
+    findings.push(engines(config));
     findings
 }
 
@@ -80,5 +82,31 @@ fn models(config: &Config, model: Option<&str>) -> Finding {
                 Finding::missing("models", error.to_string(), remedy)
             }
         },
+    }
+}
+
+/// TensorRT's engines: without them a stream can run, after minutes of building.
+fn engines(config: &Config) -> Finding {
+    let inference = &config.engine.inference;
+    if inference.provider != Provider::Tensorrt {
+        return Finding::unused("engines", "only the tensorrt provider builds them");
+    }
+    let root = engine_folder(inference, &config.engine.models);
+    let kept = engines_kept(&root);
+    let each = |(gpu, (engines, bytes)): (&String, &(usize, u64))| {
+        format!("{engines} for {gpu}, {:.1} GiB", *bytes as f64 / f64::from(1 << 30))
+    };
+    match kept.is_empty() {
+        true => Finding::unused(
+            "engines",
+            format!(
+                "none in {} yet: loading builds them, which takes minutes; `prepare` does it before",
+                root.display()
+            ),
+        ),
+        false => Finding::ok(
+            "engines",
+            format!("{} in {}", kept.iter().map(each).collect::<Vec<_>>().join("; "), root.display()),
+        ),
     }
 }
