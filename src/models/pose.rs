@@ -1,6 +1,8 @@
 //! Skeletons of people, drawn in the graph of the frame, and the detector that finds them: an ONNX file of YOLO-NAS-Pose that
 //! ends with its own suppression of doubles.
 
+pub mod detector;
+
 use crate::graph::{DType, GraphBuilder, GraphError, Tensor};
 
 /// Side of the detector's picture, and of the one that is drawn in, in pixels.
