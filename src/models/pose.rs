@@ -10,7 +10,7 @@ pub const SIDE: u64 = 640;
 /// Joints of a person, in the order of COCO: nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles, left first.
 pub const JOINTS: u64 = 17;
 /// As many people are drawn in a picture; those that the detector tells behind them are not.
-pub const PEOPLE: u64 = 8;
+pub const PEOPLE: u64 = 5;
 /// Numbers of a person: the score, then x and y in pixels and the confidence of each joint.
 pub const NUMBERS: u64 = 1 + 3 * JOINTS;
 
@@ -41,12 +41,12 @@ const LIMBS: [([i64; 2], [u8; 3]); 16] = [
 /// Joints lie over the limbs.
 const GREEN: [u8; 3] = [0, 255, 0];
 /// Share of a person's colour where it lies over another's.
-const OVER: f32 = 0.75;
+const OVER: f64 = 0.75;
 /// Half widths of the rows of OpenCV's filled circles, from the middle row on.
 const CAP: [f32; 6] = [5.0, 4.0, 4.0, 4.0, 3.0, 0.0];
 const JOINT: [f32; 11] = [10.0, 9.0, 9.0, 9.0, 9.0, 8.0, 8.0, 7.0, 6.0, 4.0, 0.0];
 /// Beyond every picture.
-const FAR: f64 = 1e6;
+const FAR: f64 = 16_000.0;
 
 /// The skeletons of `people`, `f32` (F, P, [`NUMBERS`]), on black, as `f32` (F, 3, [`SIDE`], [`SIDE`]) in 0…1. People with a
 /// score below `threshold` (1) are left out.
@@ -71,46 +71,56 @@ pub fn draw(g: &mut GraphBuilder, people: &Tensor, threshold: &Tensor) -> Result
     };
     let all = g.reshape(people, &[(frames * each) as i64, NUMBERS as i64])?;
     let points = Points::of(g, &all, threshold)?;
-    let mut code = None;
     let runs = limbs(g, &points)?;
     let (first, last) = (g.split(&runs[0], 1, &[1; LIMBS.len()])?, g.split(&runs[1], 1, &[1; LIMBS.len()])?);
     let across = numbers(g, &[1, 1, SIDE])?;
     let shape = [(frames * each) as i64, SIDE as i64, 1];
-    for (i, (first, last)) in first.iter().zip(&last).enumerate() {
+    // A pixel's colour is one number, so that a stroke is one choice; 0 where there is none.
+    let mut paint = g.scalar(DType::I32, 0.0)?;
+    for ((first, last), (_, colour)) in first.iter().zip(&last).zip(LIMBS) {
         let [first, last] = [g.reshape(first, &shape)?, g.reshape(last, &shape)?];
         let [from, to] = [g.less(&first, &across)?, g.greater(&last, &across)?];
         let inside = g.and(&from, &to)?;
-        let [one, other] = [g.scalar(DType::I32, i as f64 + 1.0)?, g.scalar(DType::I32, 0.0)?];
-        code = Some(g.select(&inside, &one, code.as_ref().unwrap_or(&other))?);
+        let colour = g.scalar(DType::I32, packed(colour))?;
+        paint = g.select(&inside, &colour, &paint)?;
     }
     let joint = circles(g, &points)?;
-    let [green, none] = [g.scalar(DType::I32, LIMBS.len() as f64 + 1.0)?, g.scalar(DType::I32, 0.0)?];
-    let code = g.select(&joint, &green, code.as_ref().unwrap_or(&none))?;
+    let green = g.scalar(DType::I32, packed(GREEN))?;
+    let paint = g.select(&joint, &green, &paint)?;
+    let people = [frames as i64, each as i64, SIDE as i64, SIDE as i64];
+    let paint = g.reshape(&paint, &people)?;
 
-    // Colours and what is left of those below, by the number of the stroke.
-    let strokes = LIMBS.iter().map(|(_, colour)| colour).chain([&GREEN]);
-    let paint = strokes.flat_map(|colour| colour.map(|c| OVER * f32::from(c)).into_iter().chain([1.0 - OVER]));
-    let paint: Vec<f32> = [0.0, 0.0, 0.0, 1.0].into_iter().chain(paint).collect();
-    let paint = g.floats(DType::F32, [LIMBS.len() as u64 + 2, 4], &paint)?;
-    let code = g.reshape(&code, &[frames as i64, each as i64, SIDE as i64, SIDE as i64])?;
-    let mut picture: Option<Tensor> = None;
-    for code in g.split(&code, 1, &vec![1; each as usize])? {
-        let code = g.reshape(&code, &[frames as i64, SIDE as i64, SIDE as i64])?;
-        let layer = g.gather(&paint, &code, 0)?;
-        let colour = g.slice(&layer, 3, 0, 3)?;
-        picture = Some(match picture {
-            None => colour,
-            Some(below) => {
-                let left = g.slice(&layer, 3, 3, 4)?;
-                let below = g.mul(&below, &left)?;
-                g.add(&colour, &below)?
-            }
-        });
+    let nothing = g.scalar(DType::I32, 0.0)?;
+    let there = g.greater(&paint, &nothing)?;
+    let there = g.cast(&there, DType::F32)?;
+    let left = g.mul_scalar(&there, -OVER)?;
+    let left = g.add_scalar(&left, 1.0)?;
+    let left = g.split(&left, 1, &vec![1; each as usize])?;
+    let upper = g.div_scalar(&paint, 256.0)?;
+    let red = g.div_scalar(&upper, 256.0)?;
+    let [below, above] = [g.mul_scalar(&upper, 256.0)?, g.mul_scalar(&red, 256.0)?];
+    let [green, blue] = [g.sub(&upper, &above)?, g.sub(&paint, &below)?];
+    let mut planes = Vec::with_capacity(3);
+    for plane in [red, green, blue] {
+        let plane = g.cast(&plane, DType::F32)?;
+        let plane = g.mul_scalar(&plane, OVER)?;
+        let plane = g.split(&plane, 1, &vec![1; each as usize])?;
+        let mut people = plane.into_iter().zip(&left);
+        let (mut picture, _) = people.next().ok_or_else(|| GraphError::Invalid("nobody is drawn".to_owned()))?;
+        for (person, left) in people {
+            let below = g.mul(&picture, left)?;
+            picture = g.add(&person, &below)?;
+        }
+        planes.push(picture);
     }
-    let picture = picture.ok_or_else(|| GraphError::Invalid("nobody is drawn".to_owned()))?;
+    let picture = g.concat(&[&planes[0], &planes[1], &planes[2]], 1)?;
     let picture = g.floor(&picture)?;
-    let picture = g.div_scalar(&picture, 255.0)?;
-    g.transpose(&picture, &[0, 3, 1, 2])
+    g.div_scalar(&picture, 255.0)
+}
+
+/// Red, green and blue as one number.
+fn packed([red, green, blue]: [u8; 3]) -> f64 {
+    f64::from(red) * 65_536.0 + f64::from(green) * 256.0 + f64::from(blue)
 }
 
 /// 0, 1, 2… along the only dimension of `shape` that is not 1.
@@ -162,12 +172,17 @@ fn limbs(g: &mut GraphBuilder, points: &Points) -> Result<[Tensor; 2], GraphErro
 
     // Places are whole numbers, so a length is 0 or at least 1.
     let [dx, dy] = [g.sub(&x1, &x0)?, g.sub(&y1, &y0)?];
-    let [dx2, dy2] = [g.mul(&dx, &dx)?, g.mul(&dy, &dy)?];
-    let length = g.add(&dx2, &dy2)?;
-    let length = g.sqrt(&length)?;
     let one = g.scalar(DType::F32, 1.0)?;
-    let divisor = g.max(&length, &one)?;
+    let [ax, ay] = [g.abs(&dx)?, g.abs(&dy)?];
+    let most = g.max(&ax, &ay)?;
+    let divisor = g.max(&most, &one)?;
     let [ux, uy] = [g.div(&dx, &divisor)?, g.div(&dy, &divisor)?];
+    let [ux2, uy2] = [g.mul(&ux, &ux)?, g.mul(&uy, &uy)?];
+    let length = g.add(&ux2, &uy2)?;
+    let length = g.sqrt(&length)?;
+    let divisor = g.max(&length, &one)?;
+    let length = g.mul(&length, &most)?;
+    let [ux, uy] = [g.div(&ux, &divisor)?, g.div(&uy, &divisor)?];
     let [ax, ay] = [g.abs(&ux)?, g.abs(&uy)?];
     let edge = g.max(&ax, &ay)?;
     let edge = g.mul_scalar(&edge, 0.5)?;
@@ -219,7 +234,7 @@ fn strip(
     half: &Tensor,
 ) -> Result<[Tensor; 2], GraphError> {
     let size = g.abs(a)?;
-    let least = g.scalar(DType::F32, 1e-5)?;
+    let least = g.scalar(DType::F32, 1e-3)?;
     let level = g.less(&size, &least)?;
     let a = g.select(&level, &least, a)?;
     let size = g.max(&size, &least)?;

@@ -240,7 +240,11 @@ impl Processor {
                     Some(nearest) => format!("{nearest} comes nearest; "),
                     None => String::new(),
                 };
-                Err((NAME.to_owned(), format!("{name} is not built here; {instead}{} are", BUILT.join(", "))))
+                let why = match name {
+                    "hed" | "lineart" | "openpose" => ": its weights are published as pickles, which are not read",
+                    _ => "",
+                };
+                Err((NAME.to_owned(), format!("{name} is not built here{why}; {instead}{} are", BUILT.join(", "))))
             }
         }
     }
