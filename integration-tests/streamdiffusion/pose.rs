@@ -297,6 +297,7 @@ fn the_default_preset_takes_openpose_where_its_files_are() {
 /// The drawing's time on the CPU: `cargo test --test integration -- pose::drawing_takes --ignored --nocapture`.
 #[test]
 #[ignore = "measures"]
+#[allow(clippy::print_stdout, reason = "the figures of docs/streamdiffusion.md")]
 fn drawing_takes() {
     let golden = Golden::read("pose");
     for people in [1, 2, PEOPLE] {
