@@ -62,6 +62,7 @@ fn the_models_that_a_script_fetches_are_those_that_pipelines_load() {
     let mut sources = Vec::new();
     files(&root().join("src/pipeline/streamdiffusion"), &mut sources);
     files(&root().join("src/models/ip_adapter"), &mut sources);
+    files(&root().join("src/models/pose"), &mut sources);
     let source: String = sources.iter().filter_map(|path| std::fs::read_to_string(path).ok()).collect();
     let mut seen = 0;
     for line in table.lines().filter(|line| line.contains("echo ")) {

@@ -12,6 +12,7 @@ mod live;
 mod nets;
 mod numbers;
 mod pipeline;
+mod pose;
 mod process;
 mod processors;
 mod safety;

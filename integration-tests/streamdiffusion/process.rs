@@ -31,7 +31,7 @@ fn place() -> tempfile::TempDir {
     place
 }
 
-fn weir(root: &Path, more: &[&str]) -> Output {
+pub(super) fn weir(root: &Path, more: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
     command.current_dir(root).args(["process", "--pipeline", "streamdiffusion", "--engine-models", "models"]);
     command.args(["--input", "in.rgb", "--size", "64x64", "--output", "out.rgb", "--inference-threads", "1"]);

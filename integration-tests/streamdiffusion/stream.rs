@@ -7,13 +7,14 @@ use weir::models::controlnet::ControlNetConfig;
 use weir::models::depth::DepthConfig;
 use weir::models::hint::Hint;
 use weir::models::kl::KlConfig;
+use weir::models::pose::NUMBERS;
 use weir::models::stream::{self, Guidance, Mode, Sources, StreamConfig, Vae};
 use weir::models::synthetic::Synthetic;
 use weir::models::taesd::TaesdConfig;
 use weir::models::unet::UnetConfig;
 use weir::models::{ModelError, Source};
 
-use super::{Data, Golden, Graph, apart, close, config, noise, picture, scale, weights};
+use super::{Data, Golden, Graph, apart, close, config, noise, picture, scale, weights, worst};
 
 /// Of the picture in 0…1.
 const TOLERANCE: f32 = 5e-5;
@@ -337,6 +338,32 @@ fn controlnets_are_given_what_the_graph_makes_of_the_frame() {
         other("the frame itself", &hinted(hints).run(8).latents, golden.get("latents"));
     }
     other("turned round", &hinted([Hint::Depth(depth), Hint::SoftEdges]).run(8).latents, golden.get("latents"));
+    // Skeletons made in the graph, and the same picture given in bytes.
+    let mut drawn = hinted([Hint::Pose, Hint::SoftEdges]);
+    let mut people = Golden::read("pose").get("people-many")[..2 * NUMBERS as usize].to_vec();
+    people.resize(drawn.graph.elements("people"), 0.0);
+    drawn.graph.set("people", people.clone());
+    drawn.graph.set("cond_0_numbers", vec![0.5]);
+    let drawn = drawn.run(2).latents;
+    let given = |picture: Option<Vec<u8>>| {
+        let mut made = hinted([Hint::Given, Hint::SoftEdges]);
+        let mut trace = Trace::default();
+        for index in 0..2 {
+            made.graph.set("frame", self::picture(index, SIZE));
+            made.graph.set("cond_0", picture.clone().unwrap_or_else(|| self::picture(index, SIZE)));
+            let out = made.graph.run();
+            for state in ["x_t_buffer", "stock_noise"] {
+                made.graph.set(state, out[&format!("{state}_out")].clone());
+            }
+            trace.take(out);
+        }
+        trace.latents
+    };
+    let skeletons: Vec<u8> =
+        super::pose::pictured(&people[..2 * NUMBERS as usize], 0.5).iter().map(|&byte| byte as u8).collect();
+    let off = |latents: &[f32]| worst(latents, &drawn);
+    let [same, frame] = [off(&given(Some(skeletons))), off(&given(None))];
+    assert!(20.0 * same < frame, "off by {same} from the same picture, by {frame} from the frame");
     let text = StreamConfig { mode: Mode::Text, guidance: Guidance::None, ..controlled(1) };
     assert!(text.check().is_ok());
     let mut wrong = text;

@@ -70,7 +70,7 @@ pub(super) fn builder(
         }
     });
     builder = builder.with_execution_providers(providers).map_err(|error| provider(&error))?;
-    if config.provider != Provider::Cpu {
+    if config.provider != Provider::Cpu && !load.mixed {
         builder = builder.with_disable_cpu_fallback().map_err(|error| provider(&error))?;
     }
     Ok(builder)

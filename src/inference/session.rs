@@ -32,6 +32,8 @@ pub struct Load<'a> {
     /// On the CPU: take the way that frames take on this provider, with memory of the host in the place of the GPU's, so that
     /// it can be tried where there is none.
     pub as_on: Option<Provider>,
+    /// Whether operators that the provider has not got may run on the CPU: for a graph that somebody else wrote.
+    pub mixed: bool,
     /// Called with a line when something that takes long begins or goes on.
     pub progress: Option<&'a (dyn Fn(&str) + Send + Sync)>,
 }
@@ -48,6 +50,7 @@ impl<'a> Load<'a> {
             needs: None,
             engines,
             as_on: None,
+            mixed: false,
             progress: None,
         }
     }

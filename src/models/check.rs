@@ -11,6 +11,7 @@ use super::depth::{self, DepthConfig};
 use super::eva::{self, EvaConfig};
 use super::ip_adapter::{self, AdapterConfig, Files};
 use super::kl::{self, KlConfig};
+use super::pose::detector::{self, Ports};
 use super::schedule::Schedule;
 use super::taesd::{self, TaesdConfig};
 use super::tokenizer::ClipTokenizer;
@@ -36,6 +37,8 @@ pub enum Kind {
     Safety,
     /// IP-Adapters with their picture encoders.
     IpAdapter,
+    /// Detectors of people and their joints.
+    Pose,
     /// Nothing that is known here.
     Unknown,
 }
@@ -50,6 +53,7 @@ impl std::fmt::Display for Kind {
             Kind::Depth => f.write_str("depth model"),
             Kind::Safety => f.write_str("safety checker"),
             Kind::IpAdapter => f.write_str("IP-Adapter"),
+            Kind::Pose => f.write_str("pose detector"),
             Kind::Unknown => f.write_str("unknown"),
         }
     }
@@ -85,7 +89,8 @@ impl Report {
         let trouble = |part: &Checked| Some(format!("{}: {}", part.name, part.trouble.as_ref()?));
         match self.kind {
             Kind::Unknown => Some(
-                "neither a model nor a ControlNet, a tiny autoencoder, a LoRA, a depth model, a safety checker or an IP-Adapter"
+                "neither a model nor a ControlNet, a tiny autoencoder, a LoRA, a depth model, a safety checker, an IP-Adapter or a \
+                 pose detector"
                     .to_owned(),
             ),
             _ => self.parts.iter().find_map(trouble),
@@ -125,6 +130,9 @@ pub fn kind(repository: &Repository) -> Kind {
     if !adapters(repository.root()).is_empty() {
         return Kind::IpAdapter;
     }
+    if !detector::files(repository.root()).is_empty() {
+        return Kind::Pose;
+    }
     match class().as_deref() {
         Some("ControlNetModel") => Kind::ControlNet,
         Some("AutoencoderTiny") => Kind::TinyVae,
@@ -153,6 +161,9 @@ pub fn check(repository: &Repository, dtype: DType) -> Report {
         Kind::IpAdapter => {
             let lines = adapters(repository.root());
             lines.iter().flat_map(|(family, files)| adapter(*family, files, dtype)).collect()
+        }
+        Kind::Pose => {
+            detector::files(repository.root()).into_iter().map(|file| pose(repository.root(), file)).collect()
         }
         Kind::Unknown => Vec::new(),
         Kind::Pipeline(family) => pipeline(repository, family, dtype),
@@ -310,6 +321,14 @@ impl Asked {
             added: self.added.as_ref().map(|[text_embeds, time_ids]| Added { text_embeds, time_ids }),
         }
     }
+}
+
+/// A detector of people. What it computes is not looked at.
+fn pose(root: &Path, file: detector::File) -> Checked {
+    let path = root.join(file.name());
+    let bytes = path.metadata().map_or(0, |about| about.len());
+    let trouble = Ports::read(&path).err().map(|error| error.to_string());
+    Checked { name: file.name(), format: None, parameters: 0, bytes, trouble }
 }
 
 fn lora(root: &Path) -> Checked {

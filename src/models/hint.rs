@@ -4,6 +4,7 @@
 use super::depth::{self, DepthConfig};
 use super::filter::Filter;
 use super::net::fixed;
+use super::pose;
 use super::{ModelError, Net, Source};
 use crate::graph::{Conv, DType, GraphBuilder, GraphError, Interpolation, Tensor};
 
@@ -17,6 +18,8 @@ pub enum Hint {
     SoftEdges,
     /// The frame's depth, see [`depth_map`].
     Depth(DepthConfig),
+    /// The skeletons of people, see [`pose::draw`]. Its number: the least score of a person.
+    Pose,
     /// What a filter makes of the frame. A ControlNet is given it in the frame's own size.
     Filter(Filter),
 }
@@ -24,11 +27,16 @@ pub enum Hint {
 impl Hint {
     /// How many numbers it takes.
     pub fn numbers(&self) -> u64 {
-        if let Hint::Filter(filter) = self { filter.numbers() } else { 0 }
+        match self {
+            Hint::Filter(filter) => filter.numbers(),
+            Hint::Pose => 1,
+            _ => 0,
+        }
     }
 
     /// What it makes of `picture`, `f32` (F, 3, H, W) in 0…1, which stays as it is for [`Hint::Given`]. The numbers of a filter
-    /// are the input `numbers`, the weights of a depth model come from `depth`.
+    /// are the input `numbers`, the weights of a depth model come from `depth`, `people` (F, P, [`pose::NUMBERS`]) are those in
+    /// the picture.
     ///
     /// # Errors
     /// [`ModelError`] when a weight is missing or `picture` is something else.
@@ -38,6 +46,7 @@ impl Hint {
         numbers: &str,
         depth: Option<&mut (dyn Source + '_)>,
         precision: DType,
+        people: Option<&Tensor>,
         picture: &Tensor,
     ) -> Result<Tensor, ModelError> {
         Ok(match self {
@@ -47,6 +56,15 @@ impl Hint {
                 let source =
                     depth.ok_or_else(|| ModelError::config("controlnets", "no weights of a depth model are given"))?;
                 g.scope("depth", |g| Ok(depth_map(g, config, source, precision, picture)))??
+            }
+            Hint::Pose => {
+                let people = people.ok_or_else(|| ModelError::config("controlnets", "no people are given"))?;
+                let threshold = g.input(numbers, DType::F32, [1])?;
+                let drawn = g.scope("pose", |g| pose::draw(g, people, &threshold))?;
+                match [fixed(picture, 2)?, fixed(picture, 3)?] {
+                    [pose::SIDE, pose::SIDE] => drawn,
+                    [height, width] => g.resize(&drawn, height, width, Interpolation::Linear)?,
+                }
             }
             Hint::Filter(filter) => {
                 let numbers = match filter.numbers() {

@@ -17,6 +17,7 @@ pub mod ip_adapter;
 pub mod kl;
 mod net;
 pub mod noise;
+pub mod pose;
 pub mod safety;
 pub mod schedule;
 mod source;

@@ -212,7 +212,10 @@ fn plain(models: &Path) -> Vec<String> {
             || path.join("config.json").is_file()
             || path.join("unet").is_dir()
             || path.extension().is_some_and(|end| end == "safetensors")
-            || matches!(Repository::at(path).map(|found| check::kind(&found)), Ok(Kind::Lora | Kind::IpAdapter))
+            || matches!(
+                Repository::at(path).map(|found| check::kind(&found)),
+                Ok(Kind::Lora | Kind::IpAdapter | Kind::Pose)
+            )
     };
     let mut found = Vec::new();
     for path in entries(models).into_iter().filter(|path| !hidden(path)) {

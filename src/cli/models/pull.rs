@@ -9,6 +9,7 @@ use indicatif::{HumanBytes, ProgressBar};
 use sha2::{Digest, Sha256};
 
 use crate::graph::DType;
+use crate::models::pose::detector::File;
 
 /// How often a transfer that breaks off is taken up again within one call.
 const RETRIES: usize = 5;
@@ -113,7 +114,7 @@ fn missing(models: &Path, id: &str, dtype: DType, remote: &Remote) -> Result<Mis
     let info = remote.info().map_err(failed)?;
     let all: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
     let wanted = needed(&all, dtype == DType::F16);
-    if !wanted.iter().any(|file| file.ends_with(".safetensors")) {
+    if !wanted.iter().any(|file| file.ends_with(".safetensors") || file == File::Half.name()) {
         let pickle = |file: &&String| [".bin", ".ckpt", ".pt", ".pth"].iter().any(|end| file.ends_with(end));
         let pickles = match all.iter().find(pickle) {
             Some(file) => format!("{file} is a pickle, which can run any program and is not read"),
@@ -202,6 +203,10 @@ pub(super) fn needed(all: &[String], half: bool) -> Vec<String> {
     let adapters: Vec<String> = ADAPTERS.map(str::to_owned).into_iter().filter(|file| all.contains(file)).collect();
     if !adapters.is_empty() {
         return adapters;
+    }
+    // The others are the same weights for other scores.
+    if let Some(detector) = all.iter().find(|file| *file == File::Half.name()) {
+        return vec![detector.clone()];
     }
     const FOLDERS: [&str; 9] =
         ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "taesd", ""];

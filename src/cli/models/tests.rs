@@ -283,6 +283,13 @@ proptest! {
 }
 
 #[test]
+fn of_many_detectors_of_people_the_usual_one_is_fetched() {
+    let all = ["0.1", "0.2", "0.35", "0.5", "0.8"].map(|score| format!("yolo_nas_pose_l_{score}.onnx"));
+    let more = [".gitattributes", "README.md", "export_trt.py"].map(str::to_owned);
+    assert_eq!(needed(&[&more[..], &all[..]].concat(), true), ["yolo_nas_pose_l_0.5.onnx"]);
+}
+
+#[test]
 fn of_many_adapters_the_regular_ones_are_fetched_and_checked() {
     let all: Vec<String> = [
         "README.md",

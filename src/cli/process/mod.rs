@@ -287,6 +287,7 @@ pub fn process(job: &Job, config: &engine::Config, stop: &AtomicBool) -> Result<
     let mut processor = pipeline
         .load(&cx, &checked)
         .map_err(|error| ProcessError::Load { name: pipeline.name().into(), reason: error.to_string() })?;
+    processor.notes().iter().for_each(|note| super::complain(note));
     if stop.load(Ordering::Relaxed) {
         return Ok(Summary { stopped: true, ..Summary::default() });
     }

@@ -198,6 +198,18 @@ impl GraphBuilder {
         self.node("Where", &[condition, a, b], Vec::new(), a.dtype(), shape)
     }
 
+    /// `a and b`, of `bool`, broadcast.
+    ///
+    /// # Errors
+    /// [`GraphError::Dtype`], [`GraphError::Shape`] when the shapes do not broadcast.
+    pub fn and(&mut self, a: &Tensor, b: &Tensor) -> Result<Tensor, GraphError> {
+        if [a, b].iter().any(|x| x.dtype() != DType::Bool) {
+            return Err(self.dtype_error("And", format!("bool is needed, not {} and {}", a.dtype(), b.dtype())));
+        }
+        let shape = self.broadcast("And", a, b)?;
+        self.node("And", &[a, b], Vec::new(), DType::Bool, shape)
+    }
+
     /// `not x`, of `bool`.
     ///
     /// # Errors

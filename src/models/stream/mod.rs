@@ -25,6 +25,7 @@
 //! | `vae_noise` | f32 (F, 4, h, w) | standard noise of the KL encoder; only with [`Vae::Kl`] |
 //! | `cond_j`, `cn_scale_j` | u8 (F, H, W, C), f32 (1) | of ControlNet j; no `cond_j` where [`Hint`] makes it of the frame |
 //! | `cond_j_numbers`, `before_i`, `after_i` | f32 (n) | numbers of the filters ([`Hint::numbers`]); only where there are any |
+//! | `people` | f32 (F, P, 52) | who is in the frame, see [`super::pose`]; only with [`Hint::Pose`] |
 //! | `picture` | u8 (F, H, W, 3) | what is painted over in place of `frame`; only with [`StreamConfig::apart`] |
 //! | `last_latent` | f32 (F, 4, h, w) | state; only with feedback of latents |
 //! | `has_last` | f32 (1) | 1 where `last_latent` is there, 0 where nothing is mixed in; only with feedback of latents |
@@ -46,6 +47,7 @@ use super::controlnet::{self, ControlNetConfig};
 use super::hint::{self, Hint};
 use super::ip_adapter;
 use super::kl::{self, KlConfig};
+use super::pose;
 use super::taesd::{self, TaesdConfig};
 use super::unet::{self, Added, Question, UnetConfig};
 use super::{ModelError, Net, Source};
@@ -182,6 +184,12 @@ impl StreamConfig {
         [self.height / self.reduction(), self.width / self.reduction()]
     }
 
+    /// Whether it is told who is in the frame.
+    pub fn has_people(&self) -> bool {
+        let controls = self.controls.iter().map(|control| &control.hint);
+        controls.chain(&self.before).any(|hint| *hint == Hint::Pose)
+    }
+
     /// Whether the last latent is part of the state.
     pub fn feeds_back(&self) -> bool {
         self.latent_before + self.latent_after > 0
@@ -223,6 +231,9 @@ impl StreamConfig {
                 self.unet.trunk.in_channels, self.unet.out_channels
             );
             return Err(ModelError::config("in_channels", reason));
+        }
+        if self.before.iter().skip(usize::from(!self.apart)).chain(&self.after).any(|hint| *hint == Hint::Pose) {
+            return Err(ModelError::config("image_preprocessing", "people are looked for in the frame itself"));
         }
         if self.mode == Mode::Text && (!self.before.is_empty() || self.apart) {
             return Err(ModelError::config("image_preprocessing", "there is no frame to work on"));
@@ -268,13 +279,14 @@ pub fn build(config: &StreamConfig, sources: Sources<'_>) -> Result<Model, Model
     let channels = config.unet.out_channels;
     let frames = config.frame_buffer;
 
+    let people = if config.has_people() { Some(people(g, frames)?) } else { None };
     let (frame, start) = match config.mode {
         Mode::Image => {
             let shape = [frames, config.height, config.width, 3];
             let frame = g.input("frame", DType::U8, shape)?;
             let picture = if config.apart { g.input("picture", DType::U8, shape)? } else { frame.clone() };
             let x = g.scope("frame", |g| hint::planes(g, &picture))?;
-            let x = chain(g, &config.before, "before", depth.as_deref_mut(), config.precision, x)?;
+            let x = chain(g, &config.before, "before", depth.as_deref_mut(), config.precision, people.as_ref(), x)?;
             let start = encode(g, config, &mut *vae, &x)?;
             (Some(frame), start)
         }
@@ -284,11 +296,12 @@ pub fn build(config: &StreamConfig, sources: Sources<'_>) -> Result<Model, Model
     let knobs = scheduler::Knobs::inputs(g, config)?;
     let batch = g.scope("scheduler", |g| scheduler::enter(g, config, &knobs, &start))?;
     let predictors = Predictors { unet, controls, depth: depth.as_deref_mut(), adapter };
-    let prediction = predict(g, config, predictors, frame.as_ref(), &asked, &batch.rows)?;
+    let given = [frame.as_ref(), people.as_ref()];
+    let prediction = predict(g, config, predictors, given, &asked, &batch.rows)?;
     let step = g.scope("scheduler", |g| scheduler::step(g, config, &knobs, &batch, &prediction))?;
 
     let image = decode(g, config, vae, &step.x0)?;
-    let image = chain(g, &config.after, "after", depth, config.precision, image)?;
+    let image = chain(g, &config.after, "after", depth, config.precision, None, image)?;
     g.output("x0", &step.x0)?;
     if config.feeds_back() {
         // An output of its own, since a tensor has one name.
@@ -310,7 +323,7 @@ pub fn build(config: &StreamConfig, sources: Sources<'_>) -> Result<Model, Model
 }
 
 /// A graph without a model: `frame` u8 (F, H, W, 3) through `before` and `after` to `frame_out`, with the inputs `before_i` and
-/// `after_i` as above. `depth` is of the depth model where there is one.
+/// `after_i` and `people` as above. `depth` is of the depth model where there is one.
 ///
 /// # Errors
 /// [`ModelError`] when something does not fit or a weight is missing.
@@ -324,11 +337,17 @@ pub fn filters(
     let g = &mut builder;
     let frame = g.input("frame", DType::U8, [1, height, width, 3])?;
     let x = g.scope("frame", |g| hint::planes(g, &frame))?;
-    let x = chain(g, before, "before", depth.as_deref_mut(), precision, x)?;
-    let x = chain(g, after, "after", depth, precision, x)?;
+    let people = if before.contains(&Hint::Pose) { Some(people(g, 1)?) } else { None };
+    let x = chain(g, before, "before", depth.as_deref_mut(), precision, people.as_ref(), x)?;
+    let x = chain(g, after, "after", depth, precision, None, x)?;
     let out = g.scope("frame_out", |g| bytes(g, &x))?;
     g.output("frame_out", &out)?;
     Ok(builder.finish()?)
+}
+
+/// The input of those who are in `frames` frames.
+fn people(g: &mut GraphBuilder, frames: u64) -> Result<Tensor, GraphError> {
+    g.input("people", DType::F32, [frames, pose::PEOPLE, pose::NUMBERS])
 }
 
 /// `x`, `f32` (F, 3, H, W) in 0…1, behind every part of `parts`, whose numbers are the inputs `name_i`, cut off at 0 and 1.
@@ -338,11 +357,12 @@ fn chain(
     name: &str,
     mut depth: Option<&mut (dyn Source + '_)>,
     precision: DType,
+    people: Option<&Tensor>,
     mut x: Tensor,
 ) -> Result<Tensor, ModelError> {
     for (i, part) in parts.iter().enumerate() {
         let name = format!("{name}_{i}");
-        x = part.build(g, &name, depth.as_deref_mut(), precision, &x)?;
+        x = part.build(g, &name, depth.as_deref_mut(), precision, people, &x)?;
         // A cubic resize swings over.
         x = g.clip(&x, 0.0, 1.0)?;
     }
@@ -401,12 +421,12 @@ struct Predictors<'a, 'd> {
 }
 
 /// The UNet's prediction for `sample` (R, 4, h, w), with what the ControlNets add. `frame` (F, H, W, 3) is what condition
-/// pictures are made of.
+/// pictures are made of, `people` are in it.
 fn predict(
     g: &mut GraphBuilder,
     config: &StreamConfig,
     sources: Predictors<'_, '_>,
-    frame: Option<&Tensor>,
+    [frame, people]: [Option<&Tensor>; 2],
     asked: &Asked,
     sample: &Tensor,
 ) -> Result<Tensor, ModelError> {
@@ -434,7 +454,7 @@ fn predict(
                     Ok((|| {
                         let x = hint::planes(g, frame)?;
                         let name = format!("cond_{j}_numbers");
-                        let made = hint.build(g, &name, depth.as_deref_mut(), config.precision, &x)?;
+                        let made = hint.build(g, &name, depth.as_deref_mut(), config.precision, people, &x)?;
                         match behind(std::slice::from_ref(hint), [config.height, config.width]) {
                             size if size == [config.height, config.width] => Ok::<_, ModelError>(made),
                             _ => {

@@ -57,7 +57,9 @@ pub fn stage(config: &StreamConfig, sources: Sources<'_>, stage: Stage) -> Resul
                 false => None,
             };
             let Sources { unet, controls, depth, adapter, .. } = sources;
-            predict(g, config, Predictors { unet, controls, depth, adapter }, frame.as_ref(), &asked, &sample)?
+            let people = if config.has_people() { Some(super::people(g, config.frame_buffer)?) } else { None };
+            let predictors = Predictors { unet, controls, depth, adapter };
+            predict(g, config, predictors, [frame.as_ref(), people.as_ref()], &asked, &sample)?
         }
         Stage::Decode => {
             let x0 = g.input("x0", DType::F32, [frames, channels, h, w])?;

@@ -1,9 +1,13 @@
 //! The frames of one call of the graph, the pictures that its ControlNets are given with them, and what came of the last call.
 
+use std::time::Duration;
+
 use super::canny::Canny;
 use super::params::{Live, Shape};
+use super::pose::{Detector, PEOPLE};
 use super::processors::{Made, Processor};
 use crate::frame::PixelFormat;
+use crate::inference::InferenceError;
 
 /// What a ControlNet is given.
 struct Condition {
@@ -67,14 +71,18 @@ pub(super) struct Gather {
     host: Option<Host>,
     /// The model's last picture, for frames that are mixed with it; empty until there is one.
     before: Vec<u8>,
+    /// Finds the people in a frame, where they are drawn.
+    detector: Option<Detector>,
+    /// Those of a call; empty where nobody is looked for.
+    people: Vec<f32>,
     /// What the conditions are of the next frame.
     preprocessors: Vec<Processor>,
     scales: Vec<f32>,
 }
 
 impl Gather {
-    /// For streams of `shape` that show pictures of `shown` bytes.
-    pub fn new(shape: &Shape, shown: usize) -> Self {
+    /// For streams of `shape` that show pictures of `shown` bytes, with what finds people where the shape asks for that.
+    pub fn new(shape: &Shape, shown: usize, detector: Option<Detector>) -> Self {
         let (frames, pixels) = (shape.frame_buffer, PixelFormat::Rgb24.bytes(shape.size));
         let several = if frames > 1 { frames * pixels } else { 0 };
         let host = shape.host.then(|| Host {
@@ -97,6 +105,8 @@ impl Gather {
             host,
             conditions: shape.controls.iter().map(condition).collect(),
             before: Vec::new(),
+            people: vec![0.0; if detector.is_some() { frames * PEOPLE } else { 0 }],
+            detector,
             preprocessors: Vec::new(),
             scales: Vec::new(),
         }
@@ -118,6 +128,14 @@ impl Gather {
                 condition.canny = Some(Canny::new(shape.size));
             }
         }
+        if let Some(detector) = &mut self.detector {
+            let seen = self
+                .preprocessors
+                .iter()
+                .zip(&self.scales)
+                .any(|(one, scale)| one.detector().is_some() && *scale != 0.0);
+            detector.wanted = seen || live.lists.before.iter().any(|one| one.detector().is_some());
+        }
         if let Some(host) = &mut self.host {
             host.processors = live.lists.before.iter().filter(|one| one.on_host()).cloned().collect();
             let cannies = host.processors.iter().filter(|one| matches!(one, Processor::Canny(_))).count();
@@ -135,8 +153,18 @@ impl Gather {
     }
 
     /// Takes a frame in; with `fill` it stands for every frame of the call. True when the call is complete.
-    pub fn take(&mut self, frame: &[u8], fill: bool) -> bool {
+    ///
+    /// # Errors
+    /// When the people in it cannot be looked for; then it is as if it had not come.
+    pub fn take(&mut self, frame: &[u8], fill: bool) -> Result<bool, InferenceError> {
         let (pixels, slot) = (self.pixels, if fill { 0 } else { self.taken });
+        if let Some(detector) = &mut self.detector {
+            let (own, others) = self.people[slot * PEOPLE..].split_at_mut(PEOPLE);
+            detector.find(frame, own)?;
+            if fill {
+                others.chunks_exact_mut(PEOPLE).for_each(|other| other.copy_from_slice(own));
+            }
+        }
         for ((condition, preprocessor), scale) in self.conditions.iter_mut().zip(&self.preprocessors).zip(&self.scales)
         {
             let Some(to) = condition.pictures.get_mut(slot * pixels..(slot + 1) * pixels) else { continue };
@@ -151,7 +179,7 @@ impl Gather {
             host.run(frame, &self.before, slot);
         }
         if self.frames == 1 {
-            return true;
+            return Ok(true);
         }
         self.waiting[slot * pixels..][..pixels].copy_from_slice(frame);
         if fill {
@@ -164,12 +192,22 @@ impl Gather {
             }
         }
         self.taken = if fill { self.frames } else { self.taken + 1 };
-        self.taken == self.frames
+        Ok(self.taken == self.frames)
     }
 
     /// The frames of the call, `frame` being the last that was taken in.
     pub fn frames<'a>(&'a self, frame: &'a [u8]) -> &'a [u8] {
         if self.frames == 1 { frame } else { &self.waiting }
+    }
+
+    /// Those who are in the frames of the call; empty where nobody is looked for.
+    pub fn people(&self) -> &[f32] {
+        &self.people
+    }
+
+    /// Time that the GPU worked to find them in the last frame, told once.
+    pub fn gpu_time(&mut self) -> Option<Duration> {
+        self.detector.as_mut()?.gpu_time()
     }
 
     /// What the model paints over in the call, where that is not the frames.
@@ -262,7 +300,7 @@ mod tests {
 
     fn gather(frames: u32, preprocessors: [serde_json::Value; 2]) -> Gather {
         let settings = settings(frames, preprocessors);
-        let mut gather = Gather::new(&settings.shape, PIXELS);
+        let mut gather = Gather::new(&settings.shape, PIXELS, None);
         gather.apply(&settings.shape, &settings.live);
         gather
     }
@@ -282,7 +320,7 @@ mod tests {
     fn each_controlnet_is_given_what_its_preprocessor_makes() {
         let mut one = gather(1, [json!({"preprocessor": "canny"}), json!({})]);
         let frame = halves(200);
-        assert!(one.take(&frame, false));
+        assert!(one.take(&frame, false).unwrap());
         assert!(std::ptr::eq(one.frames(&frame), &*frame) && std::ptr::eq(one.condition(1, &frame), &*frame));
         let want = edges(&frame, [100.0, 200.0]);
         assert!(want.contains(&255) && one.condition(0, &frame) == want);
@@ -290,11 +328,11 @@ mod tests {
         let params = json!({"low_threshold": 2000, "high_threshold": 2040});
         let none = settings(1, [json!({"preprocessor": "canny", "preprocessor_params": params}), json!({})]);
         one.apply(&none.shape, &none.live);
-        one.take(&frame, false);
+        one.take(&frame, false).unwrap();
         assert!(one.condition(0, &frame).iter().all(|&byte| byte == 0));
         let off = settings(1, [json!({"preprocessor": "canny", "conditioning_scale": 0}), json!({})]);
         one.apply(&off.shape, &off.live);
-        one.take(&frame, false);
+        one.take(&frame, false).unwrap();
         assert!(one.condition(0, &frame) == frame);
     }
 
@@ -303,13 +341,13 @@ mod tests {
         let share = json!({"preprocessor": "feedback", "preprocessor_params": {"feedback_strength": 0.25}});
         let mut one = gather(1, [json!({}), share]);
         let (frame, painted) = (vec![100; PIXELS], vec![200; PIXELS]);
-        one.take(&frame, false);
+        one.take(&frame, false).unwrap();
         assert!(one.condition(1, &frame) == frame, "there is nothing to mix in yet");
         one.keep(&painted);
-        one.take(&frame, false);
+        one.take(&frame, false).unwrap();
         assert!(one.condition(1, &frame) == vec![125; PIXELS] && one.condition(0, &frame) == frame);
         one.reset();
-        one.take(&frame, false);
+        one.take(&frame, false).unwrap();
         assert!(one.condition(1, &frame) == frame, "the next stream does not see it");
     }
 
@@ -317,8 +355,8 @@ mod tests {
     fn a_call_has_its_frames_in_their_order_and_each_with_its_own_condition() {
         let mut two = gather(2, [json!({"preprocessor": "canny"}), json!({})]);
         let (first, second) = (halves(200), halves(0));
-        assert!(!two.take(&first, false));
-        assert!(two.take(&second, false));
+        assert!(!two.take(&first, false).unwrap());
+        assert!(two.take(&second, false).unwrap());
         assert!(two.frames(&second) == [first.clone(), second.clone()].concat());
         assert!(two.condition(1, &second) == [first.clone(), second.clone()].concat());
         let want = edges(&first, [100.0, 200.0]);
@@ -330,17 +368,17 @@ mod tests {
         let mut shown = vec![0; PIXELS];
         two.show(&mut shown);
         assert!(shown == vec![1; PIXELS]);
-        assert!(!two.take(&second, false));
+        assert!(!two.take(&second, false).unwrap());
         two.show(&mut shown);
         assert!(shown == vec![2; PIXELS]);
         // A call that fails leaves the last picture that there was, and the next call begins anew.
-        two.take(&second, false);
+        two.take(&second, false).unwrap();
         let made = two.lend();
         two.give(made, true);
         two.show(&mut shown);
-        assert!(shown == vec![2; PIXELS] && !two.take(&first, false));
+        assert!(shown == vec![2; PIXELS] && !two.take(&first, false).unwrap());
         // One frame stands for all.
-        assert!(two.take(&first, true));
+        assert!(two.take(&first, true).unwrap());
         assert!(two.frames(&second) == first.repeat(2) && two.condition(0, &second) == want.repeat(2));
     }
 

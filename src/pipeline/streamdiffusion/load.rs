@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::controls::DEPTH_MODEL;
 use super::params::{Settings, Shape, TINY};
 use super::place::Place;
+use super::pose::Detector;
 use super::processor::{Parts, Stream, Through};
 use super::processors::Made;
 use super::safety::Guard;
@@ -37,7 +38,7 @@ fn failed(error: impl std::fmt::Display) -> PipelineError {
 pub(super) fn load(cx: &LoadContext<'_>, settings: Settings) -> Result<Box<dyn FrameProcessor>, PipelineError> {
     let shape = &settings.shape;
     if shape.skip_diffusion && shape.before.is_empty() && shape.after.is_empty() {
-        return Ok(Box::new(Through::new(settings, None, cx.pool.clone())?));
+        return Ok(Box::new(Through::new(settings, None, None, cx.pool.clone())?));
     }
     (cx.progress)("loading ONNX Runtime");
     let runtime = Runtime::load(cx.inference).map_err(failed)?;
@@ -45,12 +46,14 @@ pub(super) fn load(cx: &LoadContext<'_>, settings: Settings) -> Result<Box<dyn F
     if settings.shape.skip_diffusion {
         (cx.progress)("building the graph of the processors");
         let session = filters(cx, &place, &settings.shape)?;
-        return Ok(Box::new(Through::new(settings, Some(session), cx.pool.clone())?));
+        let detector = Detector::load(&place, &cx.models, &settings.shape)?;
+        return Ok(Box::new(Through::new(settings, Some(session), detector, cx.pool.clone())?));
     }
     let mut parts = match settings.shape.model == TINY {
         true => made_up(cx, &place, &settings)?,
         false => real(cx, &place, &settings)?,
     };
+    parts.detector = Detector::load(&place, &cx.models, &settings.shape)?;
     if settings.shape.similar {
         parts.filter = Some(Filter::load(runtime, cx.inference, settings.shape.size)?);
     }
@@ -213,7 +216,16 @@ fn real(cx: &LoadContext<'_>, place: &Place<'_>, settings: &Settings) -> Result<
         Ok(model)
     })?;
     let styles = adapter.map(|(styles, _)| Arc::new(styles));
-    Ok(Parts { session, config, schedule, prompts: Prompts::new(Box::new(clips)), styles, filter: None, guard: None })
+    Ok(Parts {
+        session,
+        config,
+        schedule,
+        prompts: Prompts::new(Box::new(clips)),
+        styles,
+        filter: None,
+        guard: None,
+        detector: None,
+    })
 }
 
 /// The IP-Adapter of the family, with the tokens of its picture made.
@@ -236,6 +248,7 @@ fn hint(made: Made, depth: Option<&DepthConfig>) -> Hint {
     match (made, depth) {
         (Made::SoftEdge, _) => Hint::SoftEdges,
         (Made::Depth, Some(config)) => Hint::Depth(config.clone()),
+        (Made::Pose(_), _) => Hint::Pose,
         (Made::Filter(filter), _) => Hint::Filter(filter),
         _ => Hint::Given,
     }
@@ -328,7 +341,16 @@ fn made_up(cx: &LoadContext<'_>, place: &Place<'_>, settings: &Settings) -> Resu
     (cx.progress)("loading the graph");
     let session = place.load("stream", true, &model, Graph::Bytes(&onnx))?;
     let prompts = Prompts::new(Box::new(Tiny));
-    Ok(Parts { session, config, schedule: Schedule::default(), prompts, styles, filter: None, guard: None })
+    Ok(Parts {
+        session,
+        config,
+        schedule: Schedule::default(),
+        prompts,
+        styles,
+        filter: None,
+        guard: None,
+        detector: None,
+    })
 }
 
 fn tiny_stream(shape: &Shape, precision: DType) -> Result<(StreamConfig, Model), ModelError> {

@@ -14,6 +14,7 @@ mod noise;
 mod params;
 mod picture;
 mod place;
+mod pose;
 mod preset;
 mod processor;
 mod processors;

@@ -12,6 +12,7 @@ use super::controls::{self, Control};
 use super::processors::{self, LISTS, Lists, Made, Processor};
 use crate::frame::Size;
 use crate::models::blend::Blend;
+use crate::models::pose::detector::File;
 use crate::models::stream::Guidance;
 use crate::models::weights::Family;
 use crate::pipeline::params::{BASE, Field, Kind};
@@ -89,6 +90,13 @@ impl Shape {
     pub fn needs_depth(&self) -> bool {
         let controls = self.controls.iter().map(|(_, made)| made);
         controls.chain(&self.before).chain(&self.after).any(|made| *made == Made::Depth)
+    }
+
+    /// The file that finds people, where they are looked for: the one that tells enough of them for all.
+    pub fn detector(&self) -> Option<File> {
+        let controls = self.controls.iter().map(|(_, made)| made);
+        let file = |made: &Made| if let Made::Pose(file) = made { Some(*file) } else { None };
+        controls.chain(&self.before).filter_map(file).min()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where graphs and their weights lie while they are loaded.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::folder::Folder;
 use crate::graph::{DType, Footprint, Model};
@@ -58,6 +58,19 @@ impl<'a> Place<'a> {
             ..Load::new(self.inference)
         };
         Session::load(self.runtime, &load, graph).map_err(failed)
+    }
+
+    /// Loads the ONNX file at `path`, which somebody else wrote, as a graph called `name`.
+    pub fn file(&self, name: &str, path: &Path) -> Result<Session, PipelineError> {
+        let load = Load {
+            name,
+            precision: if self.precision == DType::F16 { Precision::Fp16 } else { Precision::Fp32 },
+            engines: Some(&self.engines),
+            progress: Some(self.progress),
+            mixed: true,
+            ..Load::new(self.inference)
+        };
+        Session::load(self.runtime, &load, Graph::File(path)).map_err(failed)
     }
 
     /// Builds a graph over `weights`, one source for each, and loads it as [`Self::load`].

@@ -12,6 +12,7 @@ use super::processors::BUILT;
 use super::safety;
 use crate::graph::DType;
 use crate::models::ip_adapter::REPOSITORY;
+use crate::models::pose::detector::{self, File};
 use crate::models::weights::{Component, Repository};
 use crate::pipeline::{ModelUse, Params, Pipeline};
 
@@ -71,6 +72,7 @@ impl Control {
         }
         match self.preprocessor {
             "depth_tensorrt" => Repository::find(models, DEPTH_MODEL).err().map(|error| error.to_string()),
+            "pose_tensorrt" => File::Half.find(models).err().map(|error| error.to_string()),
             _ => None,
         }
     }
@@ -118,6 +120,9 @@ impl StreamDiffusion {
         }
         if used.iter().any(|control| control.preprocessor == "depth_tensorrt") {
             all.push(more(DEPTH_MODEL, "depth_tensorrt".to_owned()));
+        }
+        if used.iter().any(|control| control.preprocessor == "pose_tensorrt") {
+            all.push(more(detector::REPOSITORY, "pose_tensorrt".to_owned()));
         }
         all
     }

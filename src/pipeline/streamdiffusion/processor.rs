@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::gather::Gather;
 use super::noise::{Fresh, noise};
 use super::params::{Live, Settings, Shape};
+use super::pose::{Detector, people_port};
 use super::processors::Processor;
 use super::safety::Guard;
 use super::similar::Filter;
@@ -30,6 +31,8 @@ pub(super) struct Parts {
     pub styles: Option<Arc<Styles>>,
     pub filter: Option<Filter>,
     pub guard: Option<Guard>,
+    /// Of people, where they are drawn.
+    pub detector: Option<Detector>,
 }
 
 /// A loaded stream.
@@ -91,6 +94,8 @@ struct Ports {
     scales: Vec<Input<f32>>,
     /// What is painted over, where that is not the frame.
     picture: Option<Input<u8>>,
+    /// Who is in the frames.
+    people: Option<Input<f32>>,
     /// Numbers of the ControlNets' pictures, of the processors before the model and of those behind it; `None` where there
     /// are none.
     numbers: [Vec<Option<Input<f32>>>; 3],
@@ -121,7 +126,7 @@ fn load_error(error: InferenceError) -> PipelineError {
 
 impl Stream {
     pub fn new(parts: Parts, settings: Settings, pool: FramePool) -> Result<Self, PipelineError> {
-        let Parts { mut session, config, schedule, prompts, styles, filter, guard } = parts;
+        let Parts { mut session, config, schedule, prompts, styles, filter, guard, detector } = parts;
         let ports = Ports::find(&mut session, &config).map_err(load_error)?;
         let pixels = PixelFormat::Rgb24.bytes(settings.shape.size);
         let [height, width] = config.output().map(|side| side as u32);
@@ -144,7 +149,7 @@ impl Stream {
             settings: settings.clone(),
             pool,
             output,
-            gather: Gather::new(&settings.shape, shown),
+            gather: Gather::new(&settings.shape, shown, detector),
             has_last: false,
             last: vec![0; shown],
             skipped: false,
@@ -160,7 +165,7 @@ impl Stream {
         // Once over grey, so that the first frame of a stream is as fast as the next.
         let (grey, mut out) = (vec![128; pixels], vec![0; shown]);
         for _ in 0..stream.session.warm_runs() {
-            stream.gather.take(&grey, true);
+            stream.gather.take(&grey, true).map_err(load_error)?;
             stream.run(1, &grey, &mut out).map_err(load_error)?;
         }
         stream.reset();
@@ -290,9 +295,10 @@ impl Stream {
         fresh.draw(latent);
         fresh.draw(vae_noise);
         // Borrows of this run's buffers: a list that cannot outlive it.
-        let mut feeds = Vec::with_capacity(2 + ports.conds.len());
+        let mut feeds = Vec::with_capacity(3 + ports.conds.len());
         feeds.extend(ports.frame.as_ref().map(|frame| frame.feed(gather.frames(from))));
         feeds.extend(ports.picture.iter().zip(gather.pictures()).map(|(input, pictures)| input.feed(pictures)));
+        feeds.extend(ports.people.as_ref().map(|input| input.feed(gather.people())));
         feeds.extend(ports.latent.as_ref().map(|input| input.feed(latent)));
         feeds.extend(ports.vae_noise.as_ref().map(|input| input.feed(vae_noise)));
         let conds = ports.conds.iter().enumerate();
@@ -405,6 +411,7 @@ impl Ports {
             delta: one(session, "delta")?,
             add_noise: one(session, "add_noise")?,
             pooled,
+            people: people_port(session, frames)?,
             picture: match config.apart {
                 true => Some(session.input("picture", &picture)?),
                 false => None,
@@ -489,7 +496,7 @@ impl FrameProcessor for Stream {
         // New numbers are seen at once: every row goes the whole way with them, from this frame.
         let fill = self.refill && self.settings.live.refill;
         let passes = if fill { self.config.steps as u32 } else { 1 };
-        if self.gather.take(&frame.data, fill) {
+        if self.gather.take(&frame.data, fill).map_err(frame_error)? {
             self.run(passes, &frame.data, &mut out.data).map_err(frame_error)?;
             self.gather.keep(&out.data);
             if !self.has_last {
@@ -537,7 +544,8 @@ impl FrameProcessor for Stream {
     }
 
     fn gpu_time(&mut self) -> Option<Duration> {
-        self.session.gpu_time()
+        let before = self.gather.gpu_time().unwrap_or_default();
+        self.session.gpu_time().map(|time| time + before)
     }
 
     fn reset(&mut self) {
@@ -572,6 +580,7 @@ pub(super) struct Through {
 struct Filters {
     session: Session,
     frame: Input<u8>,
+    people: Option<Input<f32>>,
     out: Output<u8>,
     numbers: [Vec<Option<Input<f32>>>; 2],
 }
@@ -590,7 +599,8 @@ impl Filters {
         let numbers = [numbers("before", &lists[0])?, numbers("after", &lists[1])?];
         let frame = session.input("frame", &shape(settings.shape.size))?;
         let out = session.output("frame_out", &shape(output))?;
-        Ok(Self { frame, out, numbers, session })
+        let people = people_port(&mut session, 1)?;
+        Ok(Self { frame, people, out, numbers, session })
     }
 
     fn hold(&mut self, live: &Live) -> Result<(), InferenceError> {
@@ -607,7 +617,12 @@ impl Filters {
 
 impl Through {
     /// With the graph of the processors where there are any in it.
-    pub fn new(settings: Settings, session: Option<Session>, pool: FramePool) -> Result<Self, PipelineError> {
+    pub fn new(
+        settings: Settings,
+        session: Option<Session>,
+        detector: Option<Detector>,
+        pool: FramePool,
+    ) -> Result<Self, PipelineError> {
         let larger =
             |side: u32| settings.live.lists.enlarge().iter().fold(side, |n, factor| (f64::from(n) * factor) as u32);
         let output = Size::new(larger(settings.shape.size.width), larger(settings.shape.size.height));
@@ -618,7 +633,7 @@ impl Through {
         }
         // One frame at a time, and no ControlNets.
         let shape = Shape { frame_buffer: 1, controls: Vec::new(), ..settings.shape.clone() };
-        let mut host = Gather::new(&shape, PixelFormat::Rgb24.bytes(output));
+        let mut host = Gather::new(&shape, PixelFormat::Rgb24.bytes(output), detector);
         host.apply(&shape, &settings.live);
         Ok(Self { settings, graph, host, output, pool })
     }
@@ -649,12 +664,18 @@ impl FrameProcessor for Through {
         let mut out = VideoFrame::take(&self.pool, self.output, frame.format, frame.pts)
             .ok_or_else(|| PipelineError::Frame("every picture buffer is in use".to_owned()))?;
         (out.seq, out.color, out.stamps) = (frame.seq, frame.color, frame.stamps);
-        self.host.take(&frame.data, false);
+        self.host.take(&frame.data, false).map_err(frame_error)?;
         let from = self.host.pictures().unwrap_or(&frame.data);
         match &mut self.graph {
             None => out.data.copy_from_slice(from),
-            Some(Filters { session, frame, out: port, .. }) => {
-                session.run(&[frame.feed(from)], &mut [port.fetch(&mut out.data)]).map_err(frame_error)?;
+            Some(Filters { session, frame, people, out: port, .. }) => {
+                let frame = frame.feed(from);
+                let people = people.as_ref().map(|input| input.feed(self.host.people()));
+                let feeds: &[_] = match people {
+                    None => &[frame],
+                    Some(people) => &[frame, people],
+                };
+                session.run(feeds, &mut [port.fetch(&mut out.data)]).map_err(frame_error)?;
             }
         }
         self.host.keep(&out.data);
@@ -675,7 +696,8 @@ impl FrameProcessor for Through {
     }
 
     fn gpu_time(&mut self) -> Option<Duration> {
-        self.graph.as_mut()?.session.gpu_time()
+        let before = self.host.gpu_time().unwrap_or_default();
+        self.graph.as_mut()?.session.gpu_time().map(|time| time + before)
     }
 
     fn reset(&mut self) {

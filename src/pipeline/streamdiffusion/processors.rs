@@ -5,6 +5,8 @@ use serde_json::{Map, Value, json};
 use super::params::refused;
 use crate::graph::Interpolation;
 use crate::models::filter::Filter;
+use crate::models::pose::SIDE;
+use crate::models::pose::detector::File;
 use crate::pipeline::ParamError;
 use crate::pipeline::params::Kind;
 
@@ -28,6 +30,8 @@ pub(super) enum Made {
     Outside,
     SoftEdge,
     Depth,
+    /// People, found by this file.
+    Pose(File),
     Filter(Filter),
 }
 
@@ -38,6 +42,7 @@ pub(super) const BUILT: &[&str] = &[
     "canny",
     "soft_edge",
     "depth_tensorrt",
+    "pose_tensorrt",
     "feedback",
     "blur",
     "sharpen",
@@ -138,6 +143,11 @@ impl Processor {
         matches!(self, Processor::Canny(_) | Processor::Feedback(_))
     }
 
+    /// The file that finds people for it.
+    pub fn detector(&self) -> Option<File> {
+        if let Processor::Graph(Made::Pose(file), _) = self { Some(*file) } else { None }
+    }
+
     /// Whether the last picture is wanted.
     pub fn mixes(&self) -> bool {
         matches!(self, Processor::Feedback(_))
@@ -163,6 +173,13 @@ impl Processor {
             "passthrough" | "external" => given.knows(&[]).map(|()| Processor::Passthrough),
             "soft_edge" => given.knows(&[]).map(|()| Processor::Graph(Made::SoftEdge, Vec::new())),
             "depth_tensorrt" => given.knows(&[]).map(|()| Processor::Graph(Made::Depth, Vec::new())),
+            "pose_tensorrt" => {
+                given.knows(&["confidence_threshold", "detect_resolution"])?;
+                let side = SIDE as i64;
+                given.whole("detect_resolution", side, side, side)?;
+                let threshold = given.number("confidence_threshold", 0.5, 0.1, 1.0)?;
+                Ok(Processor::Graph(Made::Pose(File::of(threshold)), vec![threshold]))
+            }
             "canny" => {
                 given.knows(&["low_threshold", "high_threshold"])?;
                 // No gradient is larger: 4 · 255 right, and as much down.
@@ -223,7 +240,11 @@ impl Processor {
                     Some(nearest) => format!("{nearest} comes nearest; "),
                     None => String::new(),
                 };
-                Err((NAME.to_owned(), format!("{name} is not built here; {instead}{} are", BUILT.join(", "))))
+                let why = match name {
+                    "hed" | "lineart" | "openpose" => ": its weights are published as pickles, which are not read",
+                    _ => "",
+                };
+                Err((NAME.to_owned(), format!("{name} is not built here{why}; {instead}{} are", BUILT.join(", "))))
             }
         }
     }
@@ -236,6 +257,7 @@ fn nearest(name: &str) -> Option<&'static str> {
         "lineart" => Some("standard_lineart"),
         "depth" => Some("depth_tensorrt"),
         "realesrgan_trt" => Some("upscale"),
+        "openpose" | "mediapipe_pose" => Some("pose_tensorrt"),
         _ => None,
     }
 }
@@ -332,6 +354,15 @@ impl Lists {
                 if processor.on_host() && list.iter().any(|before| !before.on_host()) {
                     return Err(refused(&at_type, "canny and feedback are built only in front of all others"));
                 }
+                if processor.detector().is_some() && behind {
+                    return Err(refused(&at_type, "people are not looked for behind the model"));
+                }
+                if processor.detector().is_some() && !list.is_empty() {
+                    return Err(refused(
+                        &at_type,
+                        "people are looked for in the frame itself: pose_tensorrt has to be the first",
+                    ));
+                }
                 if upscale && !behind {
                     let reason =
                         "the model takes pictures of width and height; upscale belongs into image_postprocessing";
@@ -400,7 +431,7 @@ impl Lists {
 }
 
 /// What the parameters of processors are, for people.
-const ABOUT: &str = "canny: low_threshold, high_threshold; feedback: feedback_strength; blur: blur_intensity, kernel_size; \
+const ABOUT: &str = "canny: low_threshold, high_threshold; feedback: feedback_strength; pose_tensorrt: confidence_threshold; blur: blur_intensity, kernel_size; \
                      sharpen: sharpen_intensity, unsharp_radius, edge_enhancement, detail_boost, noise_reduction, \
                      multi_scale; upscale: scale_factor, algorithm; standard_lineart: gaussian_sigma, intensity_threshold.";
 

@@ -11,6 +11,7 @@ use crate::inference::Provider;
 use crate::models::blend::Blend;
 use crate::models::filter::Filter;
 use crate::models::ip_adapter::WeightType;
+use crate::models::pose::detector::File;
 use crate::models::stream::Guidance;
 use crate::pipeline::{Params, Pipeline};
 
@@ -147,6 +148,12 @@ fn preprocessors_are_read_with_their_parameters_or_refused_by_name() {
         ("feedback", json!({"feedback_strength": 1}), Processor::Feedback(1.0)),
         ("soft_edge", json!({}), Processor::Graph(Made::SoftEdge, Vec::new())),
         ("depth_tensorrt", json!({}), Processor::Graph(Made::Depth, Vec::new())),
+        ("pose_tensorrt", json!({}), Processor::Graph(Made::Pose(File::Half), vec![0.5])),
+        (
+            "pose_tensorrt",
+            json!({"confidence_threshold": "0.3", "detect_resolution": 640}),
+            Processor::Graph(Made::Pose(File::Fifth), vec![0.3]),
+        ),
         ("blur", json!({"kernel_size": 4}), filter(Filter::Blur { kernel: 5, sigma: 2.0 }, &[])),
         ("sharpen", json!({}), filter(Filter::Sharpen { radius: 1.0, several: true }, &[1.5, 0.5, 0.3, 0.1])),
         ("upscale", json!({}), filter(Filter::Upscale { factor: 2.0, how: Interpolation::Linear }, &[])),
@@ -161,9 +168,9 @@ fn preprocessors_are_read_with_their_parameters_or_refused_by_name() {
         assert_eq!(taken.shape.controls, [(canny.to_owned(), read.made())]);
         assert_eq!(taken.live.preprocessors, [read], "{name}");
     }
-    for name in ["openpose", "pose_tensorrt", "temporal_net_tensorrt", "mediapipe_pose", "mediapipe_segmentation"] {
+    for name in ["temporal_net_tensorrt", "mediapipe_segmentation"] {
         let why =
-            format!("{name} is not built here; passthrough, external, canny, soft_edge, depth_tensorrt, feedback");
+            format!("{name} is not built here; passthrough, external, canny, soft_edge, depth_tensorrt, pose_tensorrt");
         refused(with(name, json!({})), "controlnets.0.preprocessor", &why);
     }
     for (name, nearest) in [
@@ -171,8 +178,12 @@ fn preprocessors_are_read_with_their_parameters_or_refused_by_name() {
         ("lineart", "standard_lineart"),
         ("depth", "depth_tensorrt"),
         ("realesrgan_trt", "upscale"),
+        ("openpose", "pose_tensorrt"),
+        ("mediapipe_pose", "pose_tensorrt"),
     ] {
-        let why = format!("{name} is not built here; {nearest} comes nearest; passthrough");
+        let pickles = ["hed", "lineart", "openpose"].contains(&name);
+        let cause = if pickles { ": its weights are published as pickles, which are not read" } else { "" };
+        let why = format!("{name} is not built here{cause}; {nearest} comes nearest; passthrough");
         refused(with(name, json!({})), "controlnets.0.preprocessor", &why);
     }
     refused(with("scribble", json!({})), "controlnets.0.preprocessor", "name of a preprocessor");
@@ -189,6 +200,22 @@ fn preprocessors_are_read_with_their_parameters_or_refused_by_name() {
         &format!("{key}.feedback_strength"),
         "less than or equal",
     );
+    let pose = |params: Value| with("pose_tensorrt", params);
+    let wrong = [
+        ("confidence_threshold", json!(0.05), "greater than or equal to 0.1"),
+        ("confidence_threshold", json!(1.5), "less than or equal to 1"),
+        ("detect_resolution", json!(512), "greater than or equal to 640"),
+        ("engine_path", json!("pose.engine"), "pose_tensorrt takes confidence_threshold and detect_resolution"),
+    ];
+    for (name, value, why) in wrong {
+        refused(pose(json!({name: value})), &format!("{key}.{name}"), why);
+    }
+    // A threshold is a number of the next frame as long as the file tells enough people for it.
+    let base = settings(pose(json!({})));
+    for (threshold, hot) in [(0.9, true), (0.4, false)] {
+        let other = settings(pose(json!({"confidence_threshold": threshold})));
+        assert_eq!((other.shape == base.shape, other.live == base.live), (hot, false), "{threshold}");
+    }
     refused(with("canny", json!([])), key, "valid dictionary");
     refused(with("blur", json!({"kernel_size": 2})), &format!("{key}.kernel_size"), "greater than or equal to 3");
     refused(with("blur", json!({"sigma": 2})), &format!("{key}.sigma"), "blur takes blur_intensity and kernel_size");
@@ -213,6 +240,13 @@ fn lists_of_processors_are_read_with_their_order_or_refused_by_name() {
         json!([{"type": "canny"}, {"type": "feedback"}, {"type": "blur"}, {"type": "soft_edge"}]),
     ));
     assert!(taken.shape.host && taken.shape.after.is_empty());
+    let people = json!([{"type": "pose_tensorrt"}, {"type": "blur"}]);
+    assert_eq!(settings(list(before, people.clone())).shape.detector(), Some(File::Half));
+    refused(list(after, people), "image_postprocessing.processors.0.type", "not looked for behind the model");
+    for other in ["blur", "canny"] {
+        let behind = json!([{"type": other}, {"type": "pose_tensorrt"}]);
+        refused(list(before, behind), "image_preprocessing.processors.1.type", "has to be the first");
+    }
     assert_eq!(taken.shape.before, [Made::Filter(Filter::Blur { kernel: 15, sigma: 2.0 }), Made::SoftEdge]);
     assert_eq!(taken.live.lists.before[0], Processor::Canny([100.0, 200.0]));
     // What is switched off is not read further, what passes the picture on is left out.
@@ -347,7 +381,7 @@ fn variants_load_their_presets() {
         let about = |name: &str| left_out.iter().find(|one| one.contains(name)).map(String::as_str).unwrap_or_default();
         assert_eq!(about("IP-Adapter").is_empty(), !adapter);
         if count == 6 {
-            assert!(about("openpose").contains("its preprocessor pose_tensorrt is not built here"), "{left_out:?}");
+            assert!(about("openpose").contains("/nonexistent"), "{left_out:?}");
             assert!(about("TemporalNet2").contains("its scale there is 0"), "{left_out:?}");
             assert!(about("color").contains("/nonexistent"), "{left_out:?}");
         }
