@@ -690,6 +690,9 @@ impl Book {
         self.share_seen = report.model_share.or(self.share_seen);
         let Some(session) = self.sessions.get_mut(&report.session) else { return };
         session.params = Some(report.params.clone());
+        // Updates by the control channel pass by the engine alone.
+        session.request.max_fps = report.max_fps.or(session.request.max_fps);
+        session.request.show_loading = report.show_loading.unwrap_or(session.request.show_loading);
         session.control_seq = session.control_seq.max(report.control_seq);
         let fps = report.status.pointer("/inference_status/fps").and_then(Value::as_f64);
         session.rates.note(fps.unwrap_or(0.0), now);
