@@ -148,20 +148,23 @@ impl Port {
     /// Opens the port on every address that the settings name.
     ///
     /// # Errors
-    /// No port of the range is free on these addresses.
+    /// [`std::io::ErrorKind::AddrInUse`]: every port of the range is taken, which may be over later. Else what keeps a port that
+    /// may be free from being bound.
     pub async fn open(config: &Config) -> std::io::Result<Self> {
         let addresses = if config.addresses.is_empty() { own_addresses()? } else { config.addresses.clone() };
         let (first, last) = config.ports;
-        let mut refused = std::io::Error::other("this machine has no address");
+        let mut refused = Vec::new();
         // Any port: one that is free here may be taken there, so a few are tried.
         let tries: Vec<u16> = if first == 0 { vec![0; 16] } else { (first..=last.max(first)).collect() };
         for port in tries {
             match Self::bind(&addresses, port, config).await {
                 Ok(port) => return Ok(port),
-                Err(error) => refused = error,
+                Err(error) => refused.push(error),
             }
         }
-        Err(refused)
+        let lasting = refused.iter().position(|error| error.kind() != std::io::ErrorKind::AddrInUse);
+        let told = lasting.or_else(|| refused.len().checked_sub(1));
+        Err(told.map_or_else(|| std::io::Error::other("this machine has no address"), |at| refused.swap_remove(at)))
     }
 
     async fn bind(addresses: &[IpAddr], port: u16, config: &Config) -> std::io::Result<Self> {
