@@ -149,6 +149,25 @@ fn the_next_engine_is_told_of_the_cap_and_the_overlay_that_held_last() {
 }
 
 #[test]
+fn the_next_engine_is_told_of_the_ceilings_that_viewers_set() {
+    let (mut book, session, now) = running();
+    book.ceiling(session, Coding::H264, 900);
+    book.ceiling(session, Coding::H264, 700);
+    book.ceiling(session, Coding::Vp8, 500);
+    book.ceiling(session, Coding::Vp8, 0);
+    book.ceiling(session + 1, Coding::H264, 1);
+    book.engine_gone(1, now);
+    let messages = book.engine_there("", &[], 0);
+    let [
+        ToEngine::Start { .. },
+        ToEngine::Encode { session: 1, coding: Coding::H264, key: false, max_kbps: Some(700) },
+    ] = &messages[..]
+    else {
+        panic!("{messages:?}")
+    };
+}
+
+#[test]
 fn a_session_that_was_told_to_stop_does_not_go_on_in_the_next_engine() {
     let (mut book, session, now) = running();
     book.close(session, now + STOP_SLACK);
