@@ -235,6 +235,70 @@ async fn an_offer_comes_back_transformed_and_the_page_turns_it() {
     browser.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Chromium and its driver: scripts/browser"]
+async fn the_page_shows_what_a_stream_says_and_no_more_than_it_can_hold() {
+    let runner = Runner::start("delay");
+    let browser = Browser::start().await;
+    browser.open(&format!("http://localhost:{}/app", runner.port)).await;
+    browser.until("the controls", "return !!document.getElementById('param-say_every')").await;
+    assert_eq!(browser.run("return document.getElementById('said').hidden").await, true);
+    browser
+        .run(&format!(
+            "{HANDS} $('param-say_every').value = 1; for (const cost of ['param-frame_ms', 'param-load_ms']) if ($(cost)) $(cost).value = 0;\
+             $('start').click()"
+        ))
+        .await;
+    // More than are kept have been said; what is shown are the newest, in order.
+    let shown = "const texts = [...document.querySelectorAll('#texts p')].map((each) => each.textContent);\
+                 const count = parseInt(document.getElementById('said-note').textContent);";
+    let many = format!("{shown} return count > 80 && texts.length === 50 && texts");
+    let texts = browser.until("many texts", &many).await;
+    let numbers: Vec<u64> = texts
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|text| text.as_str().unwrap().chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap())
+        .collect();
+    assert!(numbers.is_sorted_by(|a, b| a < b) && numbers[0] > 1, "{numbers:?}");
+    // Whoever reads may hold them; what comes meanwhile waits, the newest of it.
+    let last = "[...document.querySelectorAll('#texts p')].at(-1)?.textContent";
+    let held = browser.run(&format!("document.getElementById('hush').click(); return {last}")).await;
+    let waiting = "return / 50 wait;/.test(document.getElementById('said-note').textContent)";
+    browser.until("texts that wait", waiting).await;
+    assert_eq!(browser.run(&format!("return {last}")).await, held);
+    audited(&browser, "the page with texts").await;
+    browser.run("document.getElementById('hush').click()").await;
+    browser.until("later texts", &format!("return {last} !== {held}")).await;
+    // What a text says is shown as it is and runs nothing; one that is long is cut.
+    let forged = "const make = RTCPeerConnection.prototype.createDataChannel;\
+                  window.channels = [];\
+                  RTCPeerConnection.prototype.createDataChannel = function (name) {\
+                    const made = make.call(this, name); if (name === 'data') window.channels.push(made); return made; };\
+                  document.getElementById('stop').click();\
+                  document.getElementById('param-say_every').value = 0;";
+    browser.run(forged).await;
+    let health = "return (await (await fetch('health')).json()).status === 'IDLE'";
+    browser.until("a free runner", health).await;
+    browser.run("document.getElementById('start').click()").await;
+    browser.until("the channel", "return window.channels[0]?.readyState === 'open'").await;
+    assert_eq!(browser.run("return document.getElementById('said').hidden").await, true, "nothing was said yet");
+    let say = "for (const data of ['<img src=x onerror=1>', 'x'.repeat(70000), 5])\
+               window.channels[0].dispatchEvent(new MessageEvent('message', { data: JSON.stringify({ type: 'text', data }) }));\
+               window.channels[0].dispatchEvent(new MessageEvent('message', { data: 'no JSON' }))";
+    browser.run(say).await;
+    let cut = "const all = document.querySelectorAll('#texts p');\
+               return all.length === 2 && !document.querySelector('#texts img')\
+                 && all[0].textContent === '<img src=x onerror=1>' && all[1].textContent.length < 2100\
+                 && all[1].textContent.endsWith('(70000 characters)')";
+    browser.until("the texts as they are", cut).await;
+    browser.run("document.getElementById('forget').click()").await;
+    assert_eq!(browser.run("return document.getElementById('texts').childElementCount").await, 0);
+    browser.run("document.getElementById('stop').click()").await;
+    browser.until("a free runner", health).await;
+    browser.close().await;
+}
+
 /// Nothing is wrong with the page as it is, light or dark.
 async fn audited(browser: &Browser, what: &str) {
     for dark in [false, true] {

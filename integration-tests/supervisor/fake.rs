@@ -208,6 +208,8 @@ pub fn report(session: u64, state: &str, params: Map<String, serde_json::Value>)
         params,
         control_seq: Some(7),
         model_share: None,
+        max_fps: None,
+        show_loading: None,
     })
 }
 

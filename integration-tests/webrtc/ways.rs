@@ -247,7 +247,8 @@ async fn peers_share_one_port_the_first_of_a_range_that_is_free() {
     // The range is full now.
     let other = Runner::idle("noop", &settings).await;
     let (status, text) = answered(&other).await;
-    assert_eq!((status, text.contains("webrtc.ports")), (500, true), "{text}");
+    let told = format!("every port for media is taken: {first} to {} (webrtc.ports)", first + 1);
+    assert_eq!((status, text.contains(&told), text.contains("widen webrtc.ports")), (503, true, true), "{text}");
     drop(taken);
     let (status, answer) = answered(&other).await;
     assert_eq!((status, ports(&answer)), (200, vec![first]), "it is tried again: {answer}");

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::stream::{feed, read_lines};
 use super::{params, plane, shows};
 use crate::support::clips::Clip;
-use crate::support::{LONG, Orchestrator, Runner, seconds, until};
+use crate::support::{LONG, Orchestrator, Runner, Stream, seconds, until};
 
 /// What a stream says of itself.
 async fn status(runner: &Runner, name: &str) -> Value {
@@ -156,6 +156,66 @@ async fn a_caller_shows_the_overlay_and_takes_it_away_again() {
     assert_eq!(answer.status, 200, "{answer:?}");
     shows(&stream, 204).await;
     assert_eq!(runner.post("/stream/params", &json!({"show_loading": "perhaps"})).await.status, 500);
+    assert_eq!(runner.post("/stream/stop", &json!({})).await.status, 200);
+    runner.no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_control_channel_set_beside_the_parameters_holds_in_the_next_engine() {
+    let runner = Runner::idle("noop", &[("media-segment-seconds", "0.5")]).await;
+    let orchestrator = Orchestrator::new().await;
+    let mut stream = orchestrator.stream().await;
+    let name = stream.manifest.clone();
+    let mut body = stream.request("", Some(json!({"width": 384, "height": 384})));
+    body["gateway_request_id"] = name.clone().into();
+    assert_eq!(runner.post("/stream/start", &body).await.status, 200);
+    let clip = Clip { seconds: 90, audio: "", ..Clip::default() };
+    let _feeding = stream.feed_behind(clip.segments(), seconds(2.0));
+    let made = async || status(&runner, &name).await["frame_count"].as_u64().unwrap_or(0);
+    let pictures = |stream: &Stream| stream.output_cut().iter().map(|segment| segment.video.len()).sum::<usize>();
+    let told = async |what: &str, is: &(dyn Fn(&Value) -> bool + Sync)| {
+        let began = std::time::Instant::now();
+        loop {
+            let shown = status(&runner, &name).await;
+            if is(&shown) {
+                return;
+            }
+            assert!(began.elapsed() < LONG, "{what}: {shown}");
+            tokio::time::sleep(seconds(0.2)).await;
+        }
+    };
+    let replace = async |stream: &Stream| {
+        let engine = runner.signal_engine(nix::sys::signal::Signal::SIGKILL);
+        until("another engine", LONG, || runner.engine().filter(|&now| now != engine)).await;
+        let before = pictures(stream);
+        until("pictures of the next engine", LONG, || (pictures(stream) > before + 10).then_some(())).await;
+    };
+    told("pictures", &|shown| shown["frame_count"].as_u64() > Some(30)).await;
+    stream.control(json!({"max_framerate": 5}).to_string()).await;
+    told("the cap", &|shown| shown["max_framerate"] == 5.0).await;
+    replace(&stream).await;
+    told("pictures of the next model", &|shown| shown["frame_count"].as_u64().is_some_and(|made| made > 0)).await;
+    let (before, began) = (made().await, std::time::Instant::now());
+    tokio::time::sleep(seconds(4.0)).await;
+    let (passed, most) = (made().await - before, began.elapsed().as_secs_f64() * 5.0);
+    // Status is told once a second; without the cap there are six times as many.
+    assert!(passed >= 5 && passed as f64 <= most + 12.0, "{passed} pictures, of at most {most:.0}");
+    stream.control(json!({"show_loading": true}).to_string()).await;
+    let mut before = made().await;
+    loop {
+        tokio::time::sleep(seconds(2.5)).await;
+        let now = made().await;
+        if now == std::mem::replace(&mut before, now) {
+            break;
+        }
+    }
+    replace(&stream).await;
+    told("the next model rests", &|shown| shown["frame_count"] == 0).await;
+    tokio::time::sleep(seconds(2.0)).await;
+    assert_eq!(made().await, 0, "nothing passes the model while the overlay is held");
+    told("the cap of two engines ago", &|shown| shown["max_framerate"] == 5.0).await;
+    stream.control(json!({"show_loading": false}).to_string()).await;
+    told("pictures again", &|shown| shown["frame_count"].as_u64().is_some_and(|made| made > 0)).await;
     assert_eq!(runner.post("/stream/stop", &json!({})).await.status, 200);
     runner.no_panic();
 }

@@ -15,7 +15,6 @@ use super::abandon::abandon;
 use super::config::Config;
 use super::events::unix_ms;
 use super::image::{Fault, Format, Job};
-use super::ingest;
 use super::model::{Model, Said};
 use super::record::Recording;
 use super::session::{Deps, Handle, Order};
@@ -380,7 +379,7 @@ impl Host {
                         session.update(params)?;
                     }
                     if let Some(asked) = max_fps {
-                        session.cap(ingest::cap(set, Some(asked)));
+                        session.cap(set, asked);
                     }
                     if let Some(shown) = show_loading {
                         session.show_loading(shown);

@@ -199,9 +199,10 @@ impl Handle {
         self.recording.as_ref().filter(|recording| !recording.is_over())
     }
 
-    /// Frames a second that are handed to the pipeline at most, from the next one on; 0 for no cap.
-    pub fn cap(&self, fps: f64) {
-        self.shared.max_fps.put(fps);
+    /// Frames a second that are handed to the pipeline at most, from the next one on: the lower of `asked` and `set`, where
+    /// each is above 0.
+    pub fn cap(&self, set: f64, asked: f64) {
+        self.shared.cap(set, asked);
     }
 
     /// Shows the overlay in place of the model's pictures from the next frame on, or no more.
@@ -489,7 +490,7 @@ impl Session {
                     updater.update(params).map_err(|error| error.to_string())?;
                 }
                 if let Some(asked) = ours.max_fps {
-                    refused.max_fps.put(ingest::cap(set, Some(asked)));
+                    refused.cap(set, asked);
                 }
                 if let Some(shown) = ours.show_loading {
                     refused.hold(shown);
@@ -666,6 +667,8 @@ impl Session {
             params: (*self.shared.parameters.safe().given).clone(),
             control_seq: Some(control_seq),
             model_share: watch.model_share(),
+            max_fps: self.shared.asked_fps(),
+            show_loading: Some(self.shared.held.load(Ordering::Acquire)),
         }));
     }
 

@@ -175,6 +175,8 @@ pub struct Shared {
     pub taps: Latest<Vec<Tap>>,
     /// A new cap of frames a second for the pipeline; 0 for none.
     pub max_fps: Latest<f64>,
+    /// The cap that an update asked for last, before the setting's had a say.
+    asked_fps: Mutex<Option<f64>>,
     /// Since when each of decode, model, encode and sound has been inside one call.
     pub busy: [Moment; 4],
     /// The engine's counters.
@@ -275,6 +277,7 @@ impl Shared {
             second_kbps: Latest::default(),
             taps: Latest::default(),
             max_fps: Latest::default(),
+            asked_fps: Mutex::default(),
             busy: [moment(), moment(), moment(), moment()],
             metrics,
             model_us: AtomicU64::new(0),
@@ -355,6 +358,19 @@ impl Shared {
             // What could not be shown meanwhile is no fault.
             self.ready_at.set(Instant::now());
         }
+        self.changed.notify_one();
+    }
+
+    /// The pipeline gets at most the lower of `asked` and `set` frames a second from the next one on; 0 of either is no cap.
+    pub fn cap(&self, set: f64, asked: f64) {
+        *self.asked_fps.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
+        self.max_fps.put(super::ingest::cap(set, Some(asked)));
+        self.changed.notify_one();
+    }
+
+    /// The cap that an update asked for last.
+    pub fn asked_fps(&self) -> Option<f64> {
+        *self.asked_fps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shuts the way to the model: frames become overlay pictures.

@@ -432,6 +432,13 @@ pub struct SessionReport {
     /// The part of the time that the model works on the session's frames, 0 to 1; none before it had any.
     #[serde(default)]
     pub model_share: Option<f64>,
+    /// The cap of frames a second that was asked for last, what [`StreamRequest::max_fps`] must carry; none before an update
+    /// asked for one.
+    #[serde(default)]
+    pub max_fps: Option<f64>,
+    /// Whether the overlay is shown in place of the model's pictures, what [`StreamRequest::show_loading`] must carry.
+    #[serde(default)]
+    pub show_loading: Option<bool>,
 }
 
 /// From the engine to the supervisor.

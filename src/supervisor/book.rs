@@ -1,7 +1,7 @@
 //! What the supervisor knows: the slots, the sessions, the engine's phase and the requests that wait for its answer. Plain
 //! data behind one lock; nothing here waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
@@ -81,6 +81,8 @@ struct Session {
     waiters: Vec<oneshot::Sender<()>>,
     /// What it says, for those who listen.
     voice: Voice,
+    /// Ceilings of its encoders in kbit/s, where they are below the configured one.
+    ceilings: HashMap<Coding, u64>,
     /// Its frame rates of late.
     rates: Rates,
 }
@@ -338,6 +340,17 @@ impl Book {
         }
     }
 
+    /// Notes the ceiling of an encoder of a session, in kbit/s, for the engine that may have to go on with it; 0 for the configured
+    /// one.
+    pub fn ceiling(&mut self, session: u64, coding: Coding, kbps: u64) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            match kbps {
+                0 => session.ceilings.remove(&coding),
+                kbps => session.ceilings.insert(coding, kbps),
+            };
+        }
+    }
+
     /// Every session, the oldest first.
     pub fn views(&self) -> Vec<View> {
         let view = |(&number, session): (&u64, &Session)| View {
@@ -474,6 +487,12 @@ impl Book {
                 arrived_ms: session.arrived_ms,
                 resume: Some(Box::new(resume)),
             });
+            messages.extend(session.ceilings.iter().map(|(&coding, &kbps)| ToEngine::Encode {
+                session: number,
+                coding,
+                key: false,
+                max_kbps: Some(kbps),
+            }));
         }
         messages
     }
@@ -690,6 +709,9 @@ impl Book {
         self.share_seen = report.model_share.or(self.share_seen);
         let Some(session) = self.sessions.get_mut(&report.session) else { return };
         session.params = Some(report.params.clone());
+        // Updates by the control channel pass by the engine alone.
+        session.request.max_fps = report.max_fps.or(session.request.max_fps);
+        session.request.show_loading = report.show_loading.unwrap_or(session.request.show_loading);
         session.control_seq = session.control_seq.max(report.control_seq);
         let fps = report.status.pointer("/inference_status/fps").and_then(Value::as_f64);
         session.rates.note(fps.unwrap_or(0.0), now);
@@ -754,6 +776,7 @@ impl Session {
             gpu_busy_us: None,
             waiters: Vec::new(),
             voice: Voice::new(),
+            ceilings: HashMap::new(),
             rates: Rates::default(),
         }
     }

@@ -281,8 +281,12 @@ impl Hub {
         }
     }
 
-    /// How a session's pictures of a coding are encoded from now on. A hint: lost where the engine is away or busy.
+    /// How a session's pictures of a coding are encoded from now on. A hint: lost where the engine is busy. An engine that comes is
+    /// told of the ceiling.
     pub fn encode(&self, session: u64, coding: Coding, key: bool, max_kbps: Option<u64>) {
+        if let Some(kbps) = max_kbps {
+            self.book().ceiling(session, coding, kbps);
+        }
         let link = self.link.borrow().clone();
         if let Some(link) = link {
             let _ = link.try_send(ToEngine::Encode { session, coding, key, max_kbps });

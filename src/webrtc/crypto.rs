@@ -9,6 +9,7 @@ use std::time::Instant;
 use aes::cipher::{BlockEncrypt, KeyInit, KeyIvInit, StreamCipher};
 use aes::{Aes128, Aes256};
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use str0m::RtcError;
 use str0m::crypto::dtls::{
     DtlsCert, DtlsImplError, DtlsInstance, DtlsOutput, DtlsProvider, DtlsVersion, ProtocolVersion,
 };
@@ -30,6 +31,17 @@ pub(super) fn hmac_sha1(key: &[u8], payloads: &[&[u8]]) -> [u8; 20] {
     let mut code = [0; 20];
     code.copy_from_slice(context.sign().as_ref());
     code
+}
+
+/// Why a connection came to its end, for people.
+pub(super) fn told(error: &RtcError) -> String {
+    let (found, none) = (error.to_string(), dimpl::CertificateError::NoClientCertificateReceived.to_string());
+    // The library hands on the text of this error and nothing else.
+    let hint = match found.contains(&none) {
+        true => "; only certificates with an ECDSA key are taken, and GStreamer makes one with an RSA key",
+        false => "",
+    };
+    format!("the connection failed: {found}{hint}")
 }
 
 #[derive(Debug)]
@@ -289,6 +301,8 @@ impl DtlsInstance for Instance {
 
 #[cfg(test)]
 mod tests {
+    use str0m::error::DtlsError;
+
     use super::*;
 
     fn bytes(hex: &str) -> Vec<u8> {
@@ -324,6 +338,17 @@ mod tests {
         assert_eq!(&plain, b"media");
         sealed[0] ^= 1;
         assert!(cipher.decrypt(&[1; 12], &[b"header-header"], &sealed, &mut plain).is_err());
+    }
+
+    #[test]
+    fn a_peer_without_a_certificate_that_we_take_is_told_of_by_its_kind() {
+        let failed = |error: dimpl::Error| {
+            told(&RtcError::Dtls(DtlsError::CryptoError(CryptoError::Other(format!("DTLS error: {error}")))))
+        };
+        let none = dimpl::Error::CertificateError(dimpl::CertificateError::NoClientCertificateReceived);
+        assert!(failed(none).contains("ECDSA"));
+        let other = failed(dimpl::Error::CertificateError(dimpl::CertificateError::ParseFailed));
+        assert!(other.starts_with("the connection failed: ") && !other.contains("ECDSA"), "{other}");
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl Gate {
     /// Opens the port and makes a certificate.
     ///
     /// # Errors
-    /// No port of the range is free.
+    /// As [`Port::open`].
     pub async fn open(config: &Config, metrics: Metrics) -> std::io::Result<Self> {
         let crypto = crypto::provider();
         let certificate = crypto.dtls_provider.generate_certificate();

@@ -20,6 +20,7 @@ use str0m::net::Receive;
 use str0m::{Candidate, Event, Input, Output, Rtc};
 use tokio::sync::{mpsc, oneshot};
 
+use super::crypto;
 use super::metrics::Metrics;
 use super::port::{Datagram, Inbox, Port};
 use super::sdp::{self, Refused, Role};
@@ -245,7 +246,7 @@ impl Peer {
 
     fn input(&mut self, input: Input<'_>, state: &mut State) {
         if let Err(error) = self.rtc.handle_input(input) {
-            state.ended.get_or_insert(format!("the connection failed: {error}"));
+            state.ended.get_or_insert(crypto::told(&error));
         }
     }
 
@@ -269,7 +270,7 @@ impl Peer {
                 Ok(Output::Transmit(it)) => self.port.send(it.proto, it.source, it.destination, &it.contents),
                 Ok(Output::Event(event)) => self.event(event, state),
                 Err(error) => {
-                    state.ended.get_or_insert(format!("the connection failed: {error}"));
+                    state.ended.get_or_insert(crypto::told(&error));
                     return Instant::now();
                 }
             }

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use nix::sys::socket::{setsockopt, sockopt};
 use str0m::Candidate;
 use str0m::net::{Protocol, TcpType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -38,6 +39,9 @@ const PLACES: usize = 16;
 const ADDRESSES: usize = 16;
 /// Time in which a TCP connection must say whose it is.
 const INTRODUCTION: Duration = Duration::from_secs(5);
+/// Bytes that the system keeps for us of what arrives, where net.core.rmem_max allows it: key pictures come in one burst from
+/// peers that do not spread them.
+const RECEIVED: usize = 4 << 20;
 /// Longest datagram in bytes; WebRTC keeps to 1200.
 const LONGEST: usize = 2048;
 
@@ -148,20 +152,23 @@ impl Port {
     /// Opens the port on every address that the settings name.
     ///
     /// # Errors
-    /// No port of the range is free on these addresses.
+    /// [`std::io::ErrorKind::AddrInUse`]: every port of the range is taken, which may be over later. Else what keeps a port that
+    /// may be free from being bound.
     pub async fn open(config: &Config) -> std::io::Result<Self> {
         let addresses = if config.addresses.is_empty() { own_addresses()? } else { config.addresses.clone() };
         let (first, last) = config.ports;
-        let mut refused = std::io::Error::other("this machine has no address");
+        let mut refused = Vec::new();
         // Any port: one that is free here may be taken there, so a few are tried.
         let tries: Vec<u16> = if first == 0 { vec![0; 16] } else { (first..=last.max(first)).collect() };
         for port in tries {
             match Self::bind(&addresses, port, config).await {
                 Ok(port) => return Ok(port),
-                Err(error) => refused = error,
+                Err(error) => refused.push(error),
             }
         }
-        Err(refused)
+        let lasting = refused.iter().position(|error| error.kind() != std::io::ErrorKind::AddrInUse);
+        let told = lasting.or_else(|| refused.len().checked_sub(1));
+        Err(told.map_or_else(|| std::io::Error::other("this machine has no address"), |at| refused.swap_remove(at)))
     }
 
     async fn bind(addresses: &[IpAddr], port: u16, config: &Config) -> std::io::Result<Self> {
@@ -173,6 +180,8 @@ impl Port {
                 Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => continue,
                 Err(error) => return Err(error),
             };
+            // A smaller one works too, for peers that send evenly.
+            let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVED);
             let local = socket.local_addr()?;
             port = local.port();
             if config.tcp {
@@ -437,6 +446,10 @@ mod tests {
         let mut inbox = port.register("me");
         let client = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
         let to = SocketAddr::from(([127, 0, 0, 1], port.number()));
+        let most: usize =
+            std::fs::read_to_string("/proc/sys/net/core/rmem_max").expect("a limit").trim().parse().expect("bytes");
+        let kept = nix::sys::socket::getsockopt(&port.inner.sockets[0].1, sockopt::RcvBuf).expect("an option");
+        assert!(kept >= most.min(RECEIVED), "{kept} bytes of {most}");
         let mut message = vec![0, 1, 0, 0x0C, 0x21, 0x12, 0xA4, 0x42];
         message.extend([7; 12]);
         message.extend([0, 6, 0, 7]);

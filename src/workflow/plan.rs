@@ -133,7 +133,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans `document`, which [`super::convert`] has converted. Reads no file.
+    /// Plans `document`, which [`super::convert()`] has converted. Reads no file.
     ///
     /// # Errors
     /// Every reason at once.

@@ -14,8 +14,10 @@ use utoipa::ToSchema;
 use crate::link::Outcome;
 use crate::supervisor::book::Refusal;
 use crate::supervisor::choice::ChoiceError;
+use crate::supervisor::doors::webrtc::DoorError;
 use crate::supervisor::hub::HubError;
 use crate::supervisor::recordings::RecordingError;
+use crate::webrtc::Refused;
 
 /// Why a request is not served.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +47,8 @@ pub(super) enum ApiError {
     Recording(RecordingError),
     /// Another pipeline, or a workflow of the folder.
     Choice(ChoiceError),
+    /// Why a WebRTC peer is not let in.
+    Door(DoorError),
     /// No such path.
     NotFound,
     /// No such method on that path.
@@ -97,6 +101,12 @@ impl From<RecordingError> for ApiError {
     }
 }
 
+impl From<DoorError> for ApiError {
+    fn from(error: DoorError) -> Self {
+        Self::Door(error)
+    }
+}
+
 impl From<ChoiceError> for ApiError {
     fn from(error: ChoiceError) -> Self {
         match error {
@@ -128,6 +138,23 @@ impl ApiError {
                     StatusCode::CONFLICT
                 }
                 ChoiceError::Folder(_) | ChoiceError::Hub(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            // WHIP and WHEP have 503 for a runner that is full, and their clients try again after it.
+            Self::Door(error) => match error {
+                DoorError::Offer(Refused::Unreadable(_)) => StatusCode::BAD_REQUEST,
+                DoorError::Offer(Refused::Useless(_)) => StatusCode::NOT_ACCEPTABLE,
+                DoorError::Hub(HubError::Engine(outcome)) => match outcome {
+                    Outcome::BadParams { .. } | Outcome::BadRequest { .. } => StatusCode::BAD_REQUEST,
+                    Outcome::Busy => StatusCode::SERVICE_UNAVAILABLE,
+                    _ => StatusCode::INTERNAL_SERVER_ERROR,
+                },
+                DoorError::Hub(_) | DoorError::Peers(_) | DoorError::Engine | DoorError::PortsTaken(_) => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
+                DoorError::Taken | DoorError::Several => StatusCode::CONFLICT,
+                DoorError::Stranger => StatusCode::FORBIDDEN,
+                DoorError::NoStream => StatusCode::NOT_FOUND,
+                DoorError::Port(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -161,6 +188,8 @@ impl ApiError {
             }
             Self::Recording(error) => error.to_string(),
             Self::Choice(error) => error.to_string(),
+            Self::Door(DoorError::Hub(error)) => Self::Hub(error.clone()).message(),
+            Self::Door(error) => error.to_string(),
             Self::NotFound => "Not Found".into(),
             Self::Method => "Method Not Allowed".into(),
             Self::Hub(error) => match error {
@@ -205,6 +234,9 @@ impl IntoResponse for ApiError {
         let mut response = (self.status(), Json(body)).into_response();
         if self == Self::Token {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }
         response
     }
@@ -251,6 +283,31 @@ mod tests {
             (ApiError::Recording(RecordingError::Missing), 404, "no such recording"),
             (ApiError::Recording(RecordingError::UnderWay), 409, "the recording is under way; stop it first"),
             (ApiError::Choice(ChoiceError::Running), 409, "a stream runs; another pipeline is loaded when none does"),
+            (
+                ApiError::Door(DoorError::Hub(HubError::Refused(Refusal::Full))),
+                503,
+                "insufficient capacity: every stream slot is in use",
+            ),
+            (
+                ApiError::Door(DoorError::PortsTaken((4000, 4001))),
+                503,
+                "every port for media is taken: 4000 to 4001 (webrtc.ports); widen webrtc.ports, or free one of them",
+            ),
+            (
+                ApiError::Door(DoorError::PortsTaken((4000, 4000))),
+                503,
+                "every port for media is taken: 4000 (webrtc.ports); widen webrtc.ports, or free one of them",
+            ),
+            (
+                ApiError::Door(DoorError::PortsTaken((0, 0))),
+                503,
+                "every port for media is taken: any of this machine (webrtc.ports); widen webrtc.ports, or free one of them",
+            ),
+            (
+                ApiError::Door(DoorError::Port("permission denied".into())),
+                500,
+                "the port for media cannot be opened: permission denied (webrtc.ports, webrtc.addresses)",
+            ),
             (ApiError::NotFound, 404, "Not Found"),
             (ApiError::Method, 405, "Method Not Allowed"),
         ];

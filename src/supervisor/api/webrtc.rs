@@ -19,9 +19,8 @@ use utoipa::ToSchema;
 
 use super::error::{ApiError, HTTPError};
 use super::{app, auth, body};
-use crate::link::Outcome;
 use crate::supervisor::doors::webrtc::{Admitted, Door, DoorError, PatchError, Patched, tag};
-use crate::supervisor::hub::{Hub, HubError};
+use crate::supervisor::hub::Hub;
 use crate::supervisor::server::Caller;
 use crate::webrtc::{MAX_SDP, Role, links, servers};
 
@@ -158,25 +157,7 @@ enum Fault {
 
 impl From<DoorError> for Fault {
     fn from(error: DoorError) -> Self {
-        let status = match &error {
-            DoorError::Offer(crate::webrtc::Refused::Unreadable(_)) => StatusCode::BAD_REQUEST,
-            DoorError::Offer(crate::webrtc::Refused::Useless(_)) => StatusCode::NOT_ACCEPTABLE,
-            DoorError::Hub(HubError::Engine(outcome)) => match outcome {
-                Outcome::BadParams { .. } | Outcome::BadRequest { .. } => StatusCode::BAD_REQUEST,
-                Outcome::Busy => StatusCode::SERVICE_UNAVAILABLE,
-                _ => StatusCode::INTERNAL_SERVER_ERROR,
-            },
-            DoorError::Hub(_) | DoorError::Peers(_) | DoorError::Engine => StatusCode::SERVICE_UNAVAILABLE,
-            DoorError::Taken | DoorError::Several => StatusCode::CONFLICT,
-            DoorError::Stranger => StatusCode::FORBIDDEN,
-            DoorError::NoStream => StatusCode::NOT_FOUND,
-            DoorError::Port(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        let message = match error {
-            DoorError::Hub(error) => ApiError::Hub(error).message(),
-            other => other.to_string(),
-        };
-        Self::Is(status, message)
+        Self::Api(Box::new(error.into()))
     }
 }
 
@@ -184,13 +165,7 @@ impl IntoResponse for Fault {
     fn into_response(self) -> Response {
         match self {
             Self::Api(error) => error.into_response(),
-            Self::Is(status, message) => {
-                let mut response = (status, Json(json!({ "detail": { "msg": message } }))).into_response();
-                if status == StatusCode::SERVICE_UNAVAILABLE {
-                    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
-                }
-                response
-            }
+            Self::Is(status, message) => (status, Json(json!({ "detail": { "msg": message } }))).into_response(),
         }
     }
 }
@@ -315,7 +290,7 @@ enum PeerRefused {
     /// The type of the body is another one.
     #[response(status = 415)]
     Kind(HTTPError),
-    /// Every slot or place for a peer is taken.
+    /// Every slot, place for a peer or port for media is taken.
     #[response(status = 503)]
     Full(HTTPError),
 }

@@ -35,6 +35,8 @@ fn report(session: u64, state: &str, control_seq: u64) -> FromEngine {
         params: Map::new(),
         control_seq: Some(control_seq),
         model_share: None,
+        max_fps: None,
+        show_loading: None,
     })
 }
 
@@ -122,6 +124,47 @@ fn what_the_next_engine_is_told_never_goes_back() {
         account: None,
     };
     assert_eq!(**resume, expected);
+}
+
+#[test]
+fn the_next_engine_is_told_of_the_cap_and_the_overlay_that_held_last() {
+    let (mut book, session, now) = running();
+    let told = |book: &mut Book, max_fps, show_loading| {
+        let FromEngine::Session(report) = report(session, "ONLINE", 1) else { unreachable!() };
+        book.engine_said(FromEngine::Session(SessionReport { max_fps, show_loading, ..report }), now);
+    };
+    let next = |book: &mut Book| match &book.engine_there("", &[], 0)[..] {
+        [ToEngine::Start { request, .. }] => (request.max_fps, request.show_loading),
+        other => panic!("{other:?}"),
+    };
+    told(&mut book, Some(24.0), Some(true));
+    book.engine_gone(1, now);
+    assert_eq!(next(&mut book), (Some(24.0), true));
+    // The new engine was asked for no cap itself, and the overlay is gone.
+    told(&mut book, None, Some(false));
+    book.set(Some(session), Some(12.0), None);
+    book.engine_gone(2, now);
+    assert_eq!(next(&mut book), (Some(12.0), false));
+    assert_eq!(book.views()[0].max_fps, Some(12.0));
+}
+
+#[test]
+fn the_next_engine_is_told_of_the_ceilings_that_viewers_set() {
+    let (mut book, session, now) = running();
+    book.ceiling(session, Coding::H264, 900);
+    book.ceiling(session, Coding::H264, 700);
+    book.ceiling(session, Coding::Vp8, 500);
+    book.ceiling(session, Coding::Vp8, 0);
+    book.ceiling(session + 1, Coding::H264, 1);
+    book.engine_gone(1, now);
+    let messages = book.engine_there("", &[], 0);
+    let [
+        ToEngine::Start { .. },
+        ToEngine::Encode { session: 1, coding: Coding::H264, key: false, max_kbps: Some(700) },
+    ] = &messages[..]
+    else {
+        panic!("{messages:?}")
+    };
 }
 
 #[test]

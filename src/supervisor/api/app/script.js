@@ -400,12 +400,57 @@ async function devices() {
   }
 }
 
+// What the stream says. The newest stay, long ones are cut, and they are written four times a second at most.
+
+const SAID = 50, LETTERS = 2000;
+let said = { waiting: [], timer: 0, count: 0 };
+
+function hear({ data }) {
+  let message;
+  try {
+    message = JSON.parse(data);
+  } catch { return; }
+  if (message?.type !== "text" || typeof message.data !== "string") return;
+  const text = message.data;
+  said.waiting.push(text.length > LETTERS ? `${text.slice(0, LETTERS)}… (${text.length} characters)` : text);
+  if (said.waiting.length > SAID) said.waiting.shift();
+  said.count += 1;
+  // Shown before it is filled, so that a screen reader knows it by then.
+  $("said").hidden = false;
+  said.timer ||= setTimeout(write, 250);
+}
+
+function write() {
+  said.timer = 0;
+  const paused = $("hush").getAttribute("aria-pressed") === "true", log = $("texts");
+  if (!paused) {
+    const below = log.scrollHeight - log.scrollTop - log.clientHeight;
+    log.append(...said.waiting.map((text) => element("p", {}, text)));
+    said.waiting = [];
+    while (log.childElementCount > SAID) log.firstElementChild.remove();
+    // Who reads an older one stays there.
+    if (below < 20) log.scrollTop = log.scrollHeight;
+  }
+  const waiting = said.waiting.length ? `, ${said.waiting.length} wait` : "";
+  $("said-note").textContent = `${said.count} so far${waiting}; the newest ${SAID} are kept`;
+}
+
+function forget() {
+  clearTimeout(said.timer);
+  said = { waiting: [], timer: 0, count: said.count };
+  $("texts").replaceChildren();
+}
+
 async function start() {
   stop();
   say("message", "Opening the source…");
   const stream = await source();
   const pc = new RTCPeerConnection(await servers());
   const control = pc.createDataChannel("control");
+  forget();
+  said.count = 0;
+  $("said").hidden = true;
+  pc.createDataChannel("data").addEventListener("message", (event) => live === mine && hear(event));
   live = { pc, control, stream, resource: null, name: "", last: null };
   const mine = live;
   const tracks = new MediaStream();
@@ -658,6 +703,13 @@ async function main() {
     $("sound").setAttribute("aria-pressed", String(!$("result").muted));
   });
   $("full").addEventListener("click", () => $("stage").requestFullscreen?.());
+  $("hush").addEventListener("click", () => {
+    const paused = $("hush").getAttribute("aria-pressed") !== "true";
+    $("hush").setAttribute("aria-pressed", String(paused));
+    $("hush").textContent = paused ? "Go on with texts" : "Pause texts";
+    write();
+  });
+  $("forget").addEventListener("click", () => { forget(); write(); });
 
   let waiting = 0;
   $("params").addEventListener("submit", (event) => event.preventDefault());

@@ -2,7 +2,7 @@
 //! their channels when we ask it to.
 //!
 //! [`beats`] decides when a heartbeat is due and what its answer means, [`sessions`] who may speak for a session,
-//! [`start`] turns a proxied call into a stream, and [`keep`] does the talking. The orchestrator's list of sessions is the
+//! [`mod@start`] turns a proxied call into a stream, and [`keep`] does the talking. The orchestrator's list of sessions is the
 //! truth: what is not on it any more is ended here. Its channel of hints only brings the next heartbeat forward.
 
 use std::net::SocketAddr;

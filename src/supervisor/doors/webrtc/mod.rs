@@ -63,9 +63,20 @@ pub(in crate::supervisor) enum DoorError {
     /// The engine has too much to do.
     #[error("the engine does not take another watcher")]
     Engine,
+    /// No port of the range, the first and the last one, is free.
+    #[error("every port for media is taken: {} (webrtc.ports); widen webrtc.ports, or free one of them", range(.0))]
+    PortsTaken((u16, u16)),
     /// The port cannot be opened.
     #[error("the port for media cannot be opened: {0} (webrtc.ports, webrtc.addresses)")]
     Port(String),
+}
+
+fn range(&(first, last): &(u16, u16)) -> String {
+    match (first, last) {
+        (0, _) => "any of this machine".into(),
+        (first, last) if last <= first => first.to_string(),
+        (first, last) => format!("{first} to {last}"),
+    }
 }
 
 /// A peer that was let in.
@@ -185,7 +196,10 @@ impl Door {
     async fn inside(&self) -> Result<&Inside, DoorError> {
         let open = async {
             let gate = Gate::open(&self.hub.config.webrtc, self.hub.metrics.webrtc.clone()).await;
-            let gate = gate.map_err(|error| DoorError::Port(error.to_string()))?;
+            let gate = gate.map_err(|error| match error.kind() {
+                std::io::ErrorKind::AddrInUse => DoorError::PortsTaken(self.hub.config.webrtc.ports),
+                _ => DoorError::Port(error.to_string()),
+            })?;
             let failed = |error: &dyn std::fmt::Display| DoorError::Port(error.to_string());
             let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|e| failed(&e))?;
             let address = listener.local_addr().map_err(|error| failed(&error))?;
