@@ -44,7 +44,9 @@ async fn pytrickles_client_drives_a_whole_stream() {
     let said = |name: &str| (seen["said"][name]["status"].clone(), seen["said"][name]["body"].clone());
     let (status, body) = said("start");
     assert_eq!((status, &body["status"], &body["request_id"]), (json!(200), &json!("success"), &json!(stream)));
-    assert_eq!(body["current_state"]["status"], "OK");
+    // What the stream asks for beside what is warm may still be loading.
+    let state = &body["current_state"]["status"];
+    assert!(state == "OK" || state == "LOADING", "{body}");
     let (status, body) = said("second");
     assert_eq!((status, &body["message"]), (json!(503), &json!("Pipeline is still in use")));
     assert_eq!(said("params").0, 200);
